@@ -1,0 +1,28 @@
+// Module _cpu: what Python can call. One m.def a kernel, no logic; the GIL is released while a kernel runs.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../core/aura.h"
+#include "../core/joint.h"
+#include "../core/take.h"
+#include "describe.h"
+#include "offset_caster.h"
+#include "tensor_caster.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "CPU kernels of pyprune_fast. Called by pyprune_fast.ops, which checks arguments and allocates results.";
+  const auto release = py::call_guard<py::gil_scoped_release>();
+  m.def(
+      "aura_counts",
+      [](const ppf::TensorView& x, const ppf::TensorView& edges, const std::vector<ppf::Offset>& offsets, bool periodic,
+         const std::optional<ppf::TensorView>& labels, const ppf::TensorView& counts, const ppf::TensorView& nans,
+         int threads) { ppf::cpu::aura_counts(x, edges, offsets, periodic, labels, counts, nans, threads); },
+      "x"_a, "edges"_a, "offsets"_a, "periodic"_a, "labels"_a.none(true), "counts"_a, "nans"_a, "threads"_a, release);
+  m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
+        "threads"_a, release);
+  m.def("take", &ppf::cpu::take, "x"_a, "rows"_a.none(true), "columns"_a.none(true), "out"_a, "threads"_a, release);
+  m.def("describe", &ppf::binding::describe, "x"_a, "What the binding sees of a tensor: for tests and bug reports.");
+}

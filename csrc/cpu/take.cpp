@@ -1,0 +1,109 @@
+// take on the CPU. Contract: core/take.h.
+// One pass: each kept byte is read and written once. Kept columns that are neighbours in x and contiguous there are
+// copied as one run.
+#include "../core/take.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "parallel.h"
+
+namespace ppf::cpu {
+namespace {
+
+constexpr int64_t kTaskBytes = int64_t{1} << 18;  // enough to make handing out a task free
+
+struct Run {
+  int64_t from, length;  // columns
+};
+
+// The kept columns as runs of consecutive ones.
+std::vector<Run> runs_of(const int64_t* columns, int64_t n) {
+  std::vector<Run> runs;
+  for (int64_t j = 0; j < n; ++j) {
+    if (!runs.empty() && columns[j] == runs.back().from + runs.back().length) {
+      ++runs.back().length;
+    } else {
+      runs.push_back({columns[j], 1});
+    }
+  }
+  return runs;
+}
+
+// Copies x[axis:, ...] element by element from any strides to dense memory.
+char* copy_strided(const char* from, const TensorView& x, int axis, char* to) {
+  if (axis == x.ndim) {
+    std::memcpy(to, from, x.item_bytes);
+    return to + x.item_bytes;
+  }
+  for (int64_t i = 0; i < x.shape[axis]; ++i)
+    to = copy_strided(from + i * x.stride[axis] * x.item_bytes, x, axis + 1, to);
+  return to;
+}
+
+// Is x[i] (or x[i, j]) dense from `axis` on?
+bool is_dense_from(const TensorView& x, int axis) {
+  int64_t expected = 1;
+  for (int d = x.ndim - 1; d >= axis; --d) {
+    if (x.shape[d] != 1 && x.stride[d] != expected) return false;
+    expected *= x.shape[d];
+  }
+  return true;
+}
+
+const int64_t* indices_of(const std::optional<TensorView>& index, int64_t extent, const char* what) {
+  if (!index) return nullptr;
+  require(index->dtype == DType::int64 && index->ndim == 1 && index->is_contiguous(), what);
+  const int64_t* i = index->as<const int64_t>();
+  for (int64_t k = 0; k < index->shape[0]; ++k) require(i[k] >= 0 && i[k] < extent, what);
+  return i;
+}
+
+}  // namespace
+
+void take(const TensorView& x, const std::optional<TensorView>& rows, const std::optional<TensorView>& columns,
+          const TensorView& out, int threads) {
+  require_on_cpu(x, rows.value_or(TensorView{}), columns.value_or(TensorView{}), out);
+  require(x.ndim >= 1 && (x.ndim >= 2 || !columns), "x: wanted at least one axis, two to take columns");
+  const int64_t* row = indices_of(rows, x.shape[0], "rows: wanted (I,) int64 within x's axis 0");
+  const int64_t* column = indices_of(columns, x.shape[1], "columns: wanted (J,) int64 within x's axis 1");
+  const int64_t I = rows ? rows->shape[0] : x.shape[0];
+  const int64_t J = columns ? columns->shape[0] : (x.ndim >= 2 ? x.shape[1] : 1);
+  int64_t item = x.item_bytes;  // bytes of x[i, j]
+  for (int d = 2; d < x.ndim; ++d) item *= x.shape[d];
+  require(out.dtype == x.dtype && out.item_bytes == x.item_bytes && !out.read_only && out.is_contiguous() &&
+              out.numel() * out.item_bytes == I * J * item,
+          "out: wanted shape (I, J, rest of x), x's dtype, contiguous, writable");
+  if (I * J * item == 0) return;
+
+  const bool dense_items = is_dense_from(x, 2), dense_rows = is_dense_from(x, 1);
+  std::vector<Run> runs = column ? runs_of(column, J) : std::vector<Run>{{0, J}};
+  const int64_t row_stride = x.stride[0] * x.item_bytes, column_stride = x.ndim >= 2 ? x.stride[1] * x.item_bytes : 0;
+  const auto take_row = [&](int64_t i) {
+    const char* from = x.as<const char>() + (row ? row[i] : i) * row_stride;
+    char* to = out.as<char>() + i * J * item;
+    for (const Run& run : runs) {
+      if (dense_rows) {
+        std::memcpy(to, from + run.from * column_stride, run.length * item);
+        to += run.length * item;
+        continue;
+      }
+      for (int64_t j = run.from; j < run.from + run.length; ++j) {
+        if (dense_items) {
+          std::memcpy(to, from + j * column_stride, item);
+          to += item;
+        } else {
+          to = copy_strided(from + j * column_stride, x, 2, to);
+        }
+      }
+    }
+  };
+  const int64_t rows_per_task = std::max<int64_t>(1, kTaskBytes / (J * item));
+  parallel_for((I + rows_per_task - 1) / rows_per_task, threads, [&](int64_t task) {
+    const int64_t begin = task * rows_per_task, end = std::min(I, begin + rows_per_task);
+    for (int64_t i = begin; i < end; ++i) take_row(i);
+  });
+}
+
+}  // namespace ppf::cpu

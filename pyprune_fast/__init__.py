@@ -1,0 +1,24 @@
+"""Compiled kernels for structured pruning: spatial aura entropy, mutual information, channel slicing."""
+
+from . import ops
+from ._native import build_info
+from .estimators import AuraEntropy, AuraInformation, ChannelInformation, Estimator, LevelCalibration
+from .levels import Levels
+from .observe import observe
+from .scoring import Scores, score_model, score_random, score_weights
+
+__all__ = [
+    "AuraEntropy",
+    "AuraInformation",
+    "ChannelInformation",
+    "Estimator",
+    "LevelCalibration",
+    "Levels",
+    "Scores",
+    "build_info",
+    "observe",
+    "ops",
+    "score_model",
+    "score_random",
+    "score_weights",
+]

@@ -1,0 +1,18 @@
+"""Estimators: quantities of a channel from counts that merge anywhere."""
+
+from .aura import AuraEntropy, AuraInformation, InformationParts
+from .base import Estimator
+from .calibration import LevelCalibration
+from .entropy import entropy, information
+from .information import ChannelInformation
+
+__all__ = [
+    "AuraEntropy",
+    "AuraInformation",
+    "ChannelInformation",
+    "Estimator",
+    "InformationParts",
+    "LevelCalibration",
+    "entropy",
+    "information",
+]

@@ -1,0 +1,143 @@
+"""Estimators on aura counts: spatial aura entropy, and its information about the label.
+
+After Musat & Andonie, arXiv 2312.04926 (spatial aura entropy for filter pruning); aura sets: Elfadel & Picard 1994.
+Letters: C channels, K classes, R stored offsets, L levels; C_r the counts of offset r; all in nats.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..levels import Levels
+from ..neighborhood import Neighborhood
+from .base import Estimator
+from .entropy import Correction, entropy, information
+
+
+class _AuraEstimator(Estimator):
+    """An estimator whose state is the aura counts (C, K, R, L, L)."""
+
+    needs_pairs = True
+
+    def __init__(
+        self,
+        levels: Levels | None = None,
+        *,
+        num_classes: int | None = None,
+        neighborhood: Neighborhood = "axial",
+        periodic: bool = False,
+        correction: Correction = "miller-madow",
+    ) -> None:
+        super().__init__(levels, num_classes=num_classes, correction=correction)
+        named = isinstance(neighborhood, str)
+        self.neighborhood = neighborhood if named else tuple(tuple(int(i) for i in r) for r in neighborhood)
+        self.periodic = periodic
+
+    def _count(self, x: Tensor, levels: Levels, labels: Any) -> Tensor:
+        return ops.aura_counts(
+            x,
+            levels,
+            neighborhood=self.neighborhood,
+            periodic=self.periodic,
+            labels=labels,
+            num_classes=self.num_classes if labels is not None else 1,
+            into=self._counts,
+            nans=self._nans,
+        )
+
+
+class AuraEntropy(_AuraEstimator):
+    """Spatial aura entropy of each channel: how little a site tells of its neighbours. Needs no labels.
+
+    relative (default), after Musat & Andonie: the mean over the neighbourhood of
+
+        H_R(r) = H(C_r) / H(0) - 1,     H(0) = mean of the two marginal entropies of C_r
+
+    which is 1 for independent neighbours and 0 for redundant ones; a constant map gives 0. It equals 1 - I(X_s; X_s+r) / H(0).
+    Otherwise the entropy H(A / sum A) of the aura matrix A = sum_r (C_r + C_r^T), in nats, in [0, 2 log L].
+
+    Args:
+        levels, neighborhood, periodic, correction: as in ops.aura_counts and Estimator. num_classes is ignored.
+        relative: which of the two.
+
+    Example:
+        >>> import math, torch
+        >>> from pyprune_fast import AuraEntropy, Levels
+        >>> stripes = torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(1, 1, 4, 4)
+        >>> aura = AuraEntropy(Levels(torch.tensor([[0.5]])), relative=False, correction="plug-in").update(stripes)
+        >>> round(aura.compute().item() / math.log(2), 12)  # bits
+        2.0
+    """
+
+    def __init__(
+        self,
+        levels: Levels | None = None,
+        *,
+        num_classes: int | None = None,
+        neighborhood: Neighborhood = "axial",
+        periodic: bool = False,
+        correction: Correction = "miller-madow",
+        relative: bool = True,
+    ) -> None:
+        super().__init__(levels, num_classes=num_classes, neighborhood=neighborhood, periodic=periodic, correction=correction)
+        self.relative = relative
+
+    def _compute(self, counts: Tensor) -> Tensor:
+        tables = counts.sum(1)  # (C, R, L, L)
+        if not self.relative:
+            return entropy((tables + tables.transpose(-1, -2)).sum(1), 2, self.correction)
+        pair = entropy(tables, 2, self.correction)
+        single = (entropy(tables.sum(-1), 1, self.correction) + entropy(tables.sum(-2), 1, self.correction)) / 2
+        return torch.where(single > 0, pair / single.where(single > 0, 1.0) - 1, 0.0).mean(1)
+
+
+class InformationParts(NamedTuple):
+    """Aura information and its two parts, each (C,) float64 in nats; histogram + spatial = total before clamping at 0."""
+
+    total: Tensor
+    histogram: Tensor
+    spatial: Tensor
+
+
+class AuraInformation(_AuraEstimator):
+    """Mutual information between the class of an image and the levels of neighbouring sites: the default score.
+
+    The mean over stored offsets r of
+
+        I_r = H(C_r) - sum_y w_y H(C_r | y),     w_y = pairs of class y / all pairs
+
+    the Jensen-Shannon divergence of the class-wise aura matrices, 0 <= I <= log K. It splits into the plain histogram
+    information I(X_s; Y) and a purely spatial gain I(X_s+r; Y | X_s); `parts` gives both. A channel that is constant scores 0.
+    Low = prune first. A corrected value below 0 is reported as 0.
+
+    Args:
+        levels, neighborhood, periodic, correction: as in ops.aura_counts and Estimator.
+        num_classes: K; score_model fills it in where it can.
+
+    Example:
+        >>> import torch
+        >>> from pyprune_fast import AuraInformation, Levels
+        >>> flat, stripes = torch.zeros(1, 1, 4, 4), torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(1, 1, 4, 4)
+        >>> info = AuraInformation(Levels(torch.tensor([[0.5]])), num_classes=2, correction="plug-in")
+        >>> info.update(torch.cat([flat, stripes]), torch.tensor([0, 1])).compute() > 0.2
+        tensor([True])
+    """
+
+    needs_labels = True
+
+    def _compute(self, counts: Tensor) -> Tensor:
+        return self._parts(counts).total
+
+    def parts(self) -> InformationParts:
+        """Total, histogram information and spatial gain. Raises as `compute`."""
+        return self._parts(self.counts)
+
+    def _parts(self, counts: Tensor) -> InformationParts:
+        by_offset = counts.transpose(1, 2)  # (C, R, K, L, L)
+        total = information(by_offset, 2, self.correction).mean(1)
+        histogram = information(by_offset.sum(-1), 1, self.correction).mean(1)
+        return InformationParts(total.clamp(min=0), histogram, total - histogram)

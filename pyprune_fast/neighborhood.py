@@ -1,0 +1,55 @@
+"""Neighbourhoods: the offsets at which level pairs are counted.
+
+Only half of a symmetric neighbourhood is counted: the table of -r is the transpose of the table of r. Offsets are tuples of
+one int a spatial axis, e.g. (row, column) for images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from ._checks import describe
+
+Offset = tuple[int, ...]
+Neighborhood = str | Sequence[Sequence[int]]
+
+
+def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
+    """The stored half of a neighbourhood.
+
+    Args:
+        neighborhood: "axial" (nearest along each axis; 4 neighbours in an image), "moore" (all touching sites; 8), or a list
+            of offsets, each of `axes` ints, of any radius, without (0, ..., 0) and without both r and -r.
+        axes: number of spatial axes, 0..3.
+
+    Returns:
+        R offsets in a fixed order; for images "axial" gives (0, 1), (1, 0).
+
+    Raises:
+        TypeError: neither a name nor a list of int tuples.
+        ValueError: an unknown name, a wrong length, the zero offset, or an offset given twice (r and -r count as twice).
+
+    Example:
+        >>> half_offsets("moore", 2)
+        ((0, 1), (1, -1), (1, 0), (1, 1))
+    """
+    if isinstance(neighborhood, str):
+        if neighborhood not in ("axial", "moore"):
+            raise ValueError(f"neighborhood: wanted 'axial', 'moore' or a list of offsets, got {neighborhood!r}")
+        touching = [r for r in product((-1, 0, 1), repeat=axes) if r > (0,) * axes]
+        return tuple(r for r in touching if neighborhood == "moore" or sum(map(abs, r)) == 1)
+    try:
+        offsets = tuple(tuple(int(i) for i in r) for r in neighborhood)
+    except TypeError:
+        raise TypeError(f"neighborhood: wanted a list of int tuples, got {describe(neighborhood)}") from None
+    seen: set[Offset] = set()
+    for r in offsets:
+        if len(r) != axes:
+            raise ValueError(f"neighborhood: wanted offsets of {axes} ints for {axes} spatial axes, got {r}")
+        if not any(r):
+            raise ValueError(f"neighborhood: wanted offsets other than zero, got {r}")
+        if r in seen or tuple(-i for i in r) in seen:
+            raise ValueError(f"neighborhood: wanted each offset once (r stands for -r too), got {r} again")
+        seen.add(r)
+    return offsets

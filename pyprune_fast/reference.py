@@ -1,0 +1,64 @@
+"""The ops in plain torch: what runs on devices without a kernel of ours, and a check on those that have one.
+
+Same names, arguments and results as the kernels, bit for bit. Slow and memory-hungry by comparison.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def aura_counts(
+    x: Tensor, edges: Tensor, offsets: list[int], periodic: bool, labels: Tensor | None, counts: Tensor, nans: Tensor
+) -> None:
+    """Contract: csrc/core/aura.h. `offsets` is flat, three ints (d, h, w) an offset."""
+    levels, classes = _levels_and_classes(x, edges, labels, nans)
+    C, K, _, L, _ = counts.shape
+    if levels.numel() == 0:
+        return
+    lattice = levels.reshape(*levels.shape[:2], *(1,) * (5 - levels.ndim), *levels.shape[2:])  # (N, C, D, H, W)
+    table = torch.arange(C, device=x.device)[None, :] * K + classes[:, None]  # (N, C)
+    for r in range(len(offsets) // 3):
+        site, neighbor = lattice, lattice
+        for axis, step in enumerate(offsets[3 * r : 3 * r + 3], start=2):
+            extent = lattice.shape[axis]
+            if periodic:
+                neighbor = neighbor.roll(-step, axis)
+            else:
+                length = max(extent - abs(step), 0)
+                site = site.narrow(axis, min(max(-step, 0), extent), length)
+                neighbor = neighbor.narrow(axis, min(max(step, 0), extent), length)
+        cell = (table[..., None, None, None] * L + site) * L + neighbor
+        kept = cell[(site < L) & (neighbor < L)]
+        counts[:, :, r] += torch.bincount(kept, minlength=C * K * L * L).reshape(C, K, L, L)
+
+
+def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:
+    """Contract: csrc/core/joint.h."""
+    levels, classes = _levels_and_classes(x, edges, labels, nans)
+    C, K, L = counts.shape
+    table = torch.arange(C, device=x.device)[None, :] * K + classes[:, None]
+    cell = table.reshape(*table.shape, *(1,) * (x.ndim - 2)) * L + levels
+    counts += torch.bincount(cell[levels < L], minlength=C * K * L).reshape(C, K, L)
+
+
+def take(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Contract: csrc/core/take.h."""
+    if rows is not None:
+        x = x.index_select(0, rows)
+    if columns is not None:
+        x = x.index_select(1, columns)
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _levels_and_classes(x: Tensor, edges: Tensor, labels: Tensor | None, nans: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels of x, int64, L where there is none; the class of every image. Adds sites without a level to `nans`."""
+    values = x.float().movedim(1, 0).flatten(1).contiguous()  # (C, N * sites)
+    levels = torch.searchsorted(edges, values)
+    missing = values.isnan()
+    nans += missing.sum(1)
+    levels = levels.masked_fill(missing, edges.shape[1] + 1)
+    shape = (x.shape[1], x.shape[0], *x.shape[2:])
+    classes = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if labels is None else labels
+    return levels.reshape(shape).movedim(0, 1), classes

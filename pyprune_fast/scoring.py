@@ -1,0 +1,267 @@
+"""Model and data in, scores per layer and channel out. Higher keeps, whatever the criterion."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._checks import check_count, describe
+from .estimators import AuraInformation, Estimator, LevelCalibration
+from .observe import Observation, Observer, Tap, eval_mode, find_taps, observe
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a model's channels.
+
+    Attributes:
+        layers: layer name -> (C,) float64 on the CPU, higher keeps.
+        criterion: what was computed.
+        images: how many images were counted; 0 for scores of weights.
+        seconds: time spent scoring, forward passes left out.
+        forward_seconds: time of the forward passes in which the scoring took place.
+        estimators: layer name -> its estimator, for its counts and levels; empty for scores of weights.
+    """
+
+    layers: Mapping[str, Tensor]
+    criterion: str
+    images: int = 0
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+    estimators: Mapping[str, Estimator] = field(default_factory=dict, repr=False)
+
+    @property
+    def share(self) -> float:
+        """Scoring time as a fraction of the forward passes' time; 0 without any."""
+        return self.seconds / self.forward_seconds if self.forward_seconds else 0.0
+
+
+def score_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    criterion: Estimator | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    tap: Tap = "activation",
+    num_levels: int | None = None,
+    calibration_images: int = 512,
+    zero_bin: bool = True,
+    progress: bool = False,
+) -> Scores:
+    """Score every channel of a model on data.
+
+    The first `calibration_images` fix the levels of each layer; then all batches, those included, are counted. The model runs
+    in eval mode, without gradients, and is left as it was, whatever happens. Batches are moved to the model's device.
+
+    Args:
+        model: any module that takes a batch of inputs.
+        loader: an iterable of (inputs, labels) batches, read once; labels (N,) integers. Criteria without labels also take
+            batches that are just inputs.
+        criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's
+            output (N, K).
+        layers: names of the layers to score; default all convolutions, and linear layers where the criterion needs no
+            neighbouring sites.
+        tap: where a layer's channels are seen, "activation" or "layer"; see find_taps.
+        num_levels: L; default 16, or 8 for maps of 4 sites or fewer.
+        calibration_images: how many images fix the levels.
+        zero_bin: see Levels.quantiles.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Scores. Deterministic for the same model outputs.
+
+    Raises:
+        TypeError: a batch of the wrong form.
+        ValueError: an empty loader, an unknown layer, labels missing or out of range, NaN activations (layer and channels are
+            named), a model that runs none of the layers.
+
+    Example:
+        >>> import torch
+        >>> from pyprune_fast import score_model
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        >>> batches = [(torch.rand(8, 1, 8, 8), torch.arange(8) % 2) for _ in range(4)]
+        >>> score_model(model, batches).layers["0"].shape
+        torch.Size([4])
+    """
+    criterion = AuraInformation() if criterion is None else criterion
+    if not isinstance(criterion, Estimator):
+        raise TypeError(f"score_model: criterion: wanted an Estimator, got {describe(criterion)}")
+    check_count("score_model", "calibration_images", calibration_images, 1)
+    batches = _Batches(model, loader, criterion.needs_labels)
+    first = batches.head(calibration_images)
+    example = first[0][0][:1]
+    layers = _scored_layers(model, layers, criterion.needs_pairs, example)
+    taps = find_taps(model, layers, example, tap)
+    if not taps:
+        raise ValueError(f"score_model: layers: wanted some that the model runs, got {list(layers)}")
+
+    with eval_mode(model):
+        calibrations = {layer: LevelCalibration(num_levels, zero_bin=zero_bin) for layer in taps}
+        forward, observation, output = _run(model, first, calibrations, taps, None)
+        num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+        estimators = {
+            layer: criterion.with_levels(_named(layer, calibration.compute), num_classes)
+            for layer, calibration in calibrations.items()
+        }
+        bar = "scoring" if progress else None
+        more, counted, _ = _run(model, itertools.chain(first, batches), estimators, taps, bar)
+    start = time.perf_counter()
+    results = {layer: _named(layer, estimator.compute).cpu() for layer, estimator in estimators.items()}
+    finish = time.perf_counter() - start
+    return Scores(
+        results,
+        type(criterion).__name__,
+        batches.images,
+        observation.seconds + counted.seconds + finish,
+        forward + more,
+        estimators,
+    )
+
+
+def score_weights(model: nn.Module, norm: int = 1, *, layers: Sequence[str] | None = None) -> Scores:
+    """Score channels by the p-norm of their weights: the usual magnitude criterion (Li et al., arXiv 1608.08710 for p = 1).
+
+    Args:
+        model: any module.
+        norm: p, 1 or 2.
+        layers: names of layers; default all convolutions and linear layers.
+
+    Returns:
+        Scores; sums are accumulated in float32 or wider.
+
+    Raises:
+        ValueError: another norm, or an unknown layer.
+
+    Example:
+        >>> import torch
+        >>> score_weights(torch.nn.Sequential(torch.nn.Linear(2, 3))).layers["0"].shape
+        torch.Size([3])
+    """
+    if norm not in (1, 2):
+        raise ValueError(f"score_weights: norm: wanted 1 or 2, got {norm!r}")
+    scores = {}
+    for name in _weighted_layers(model, layers):
+        layer = model.get_submodule(name)
+        weight = layer.weight.detach().float()  # type: ignore[operator]
+        out_axis = 1 if isinstance(layer, CONVOLUTIONS) and layer.transposed else 0
+        scores[name] = torch.linalg.vector_norm(weight.movedim(out_axis, 0).flatten(1), ord=norm, dim=1).double().cpu()
+    return Scores(scores, f"L{norm}")
+
+
+def score_random(model: nn.Module, seed: int = 0, *, layers: Sequence[str] | None = None) -> Scores:
+    """Score channels at random: the control that every study needs.
+
+    Returns:
+        Scores in [0, 1), the same for the same seed and layer names.
+
+    Example:
+        >>> import torch
+        >>> score_random(torch.nn.Sequential(torch.nn.Linear(2, 3)), seed=1).layers["0"].shape
+        torch.Size([3])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scores = {}
+    for name in _weighted_layers(model, layers):
+        layer = model.get_submodule(name)
+        channels = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
+        scores[name] = torch.rand(channels, generator=generator, dtype=torch.float64)  # type: ignore[arg-type]
+    return Scores(scores, "random")
+
+
+def _weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    """The named layers, checked; by default all convolutions and linear layers."""
+    kinds = (*CONVOLUTIONS, nn.Linear)
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    if layers is None:
+        return names
+    if unknown := [name for name in layers if name not in names]:
+        raise ValueError(f"layers: wanted names of convolutions or linear layers, got {unknown}")
+    return list(layers)
+
+
+def _scored_layers(model: nn.Module, layers: Sequence[str] | None, needs_pairs: bool, example: Tensor) -> list[str]:
+    """The named layers, checked; by default those whose maps the criterion can read."""
+    if layers is not None:
+        return _weighted_layers(model, layers)
+    axes: dict[str, int] = {}
+
+    class Shape:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def update(self, x: Tensor, labels: object = None) -> None:
+            axes[self.name] = x.ndim - 2
+
+    names = _weighted_layers(model, None)
+    with eval_mode(model), observe(model, {name: Shape(name) for name in names}):
+        model(example)
+    return [name for name in names if axes.get(name, -1) >= int(needs_pairs)]
+
+
+class _Batches:
+    """The loader's batches, checked and on the model's device. Read once; `images` counts what has been counted."""
+
+    def __init__(self, model: nn.Module, loader: Iterable[Any], needs_labels: bool) -> None:
+        self._iterator = iter(loader)
+        self._needs_labels = needs_labels
+        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.images = 0
+
+    def head(self, images: int) -> list[tuple[Tensor, Tensor | None]]:
+        """The first batches, kept, until they hold so many images."""
+        kept = []
+        for batch in self:
+            kept.append(batch)
+            if self.images >= images:
+                break
+        if not self.images:
+            raise ValueError("score_model: loader: wanted at least one image, got none")
+        return kept
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for batch in self._iterator:
+            parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+            inputs, labels = parts[0], parts[1] if len(parts) > 1 else None
+            if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
+                raise TypeError(f"score_model: loader: wanted batches (inputs, labels) of tensors, got {describe(batch)}")
+            if self._needs_labels and labels is None:
+                raise ValueError("score_model: loader: wanted batches (inputs, labels), since the criterion needs labels")
+            self.images += inputs.shape[0]
+            yield inputs.to(self._device), None if labels is None else labels.to(self._device)
+
+
+def _run(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    observers: Mapping[str, Observer],
+    taps: Mapping[str, str],
+    bar: str | None,
+) -> tuple[float, Observation, Any]:
+    """Forward passes with observers at the taps: seconds of the passes themselves, the observation, the last output."""
+    from tqdm import tqdm
+
+    seconds, output = 0.0, None
+    with observe(model, observers, taps=taps) as observation:
+        for inputs, labels in tqdm(batches, desc=bar, unit="batch", disable=bar is None):
+            observation.labels = labels
+            start = time.perf_counter()
+            output = model(inputs)
+            seconds += time.perf_counter() - start
+    return seconds - observation.seconds, observation, output
+
+
+def _named(layer: str, compute: Any) -> Any:
+    """The result of compute(), or its error with the layer's name in front."""
+    try:
+        return compute()
+    except (RuntimeError, ValueError) as error:
+        raise type(error)(f"layer {layer}: {error}") from error
