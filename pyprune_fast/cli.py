@@ -1,0 +1,189 @@
+"""The command line: `pyprune-fast prune ...`. Nothing here that the Python API cannot do.
+
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from . import build_info
+
+QUICK_STEPS, QUICK_BATCHES = 60, 16
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; default sys.argv.
+
+    Returns:
+        The exit code.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options, parser))
+    except KeyboardInterrupt:
+        print("\npyprune-fast: interrupted; nothing was written", file=sys.stderr)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"pyprune-fast: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pyprune-fast", description="Structured pruning by spatial aura information.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    prune = commands.add_parser(
+        "prune",
+        help="score, cut, fine-tune, compare, report, and prove undo",
+        description="Without --model and --data: a trained CIFAR-10 network and its images, from registry packages.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    prune.set_defaults(run=_prune)
+    own = prune.add_argument_group("your own model and data")
+    own.add_argument("--model", metavar="MODULE:FACTORY", help="factory() gives the trained model")
+    own.add_argument(
+        "--data",
+        metavar="MODULE:FACTORY",
+        help="factory() gives an object with train, calibration and test: iterables of (inputs, labels) batches",
+    )
+    own.add_argument("--data-folder", metavar="DIR", help="the usual CIFAR-10 files, instead of a download")
+    what = prune.add_argument_group("what to cut")
+    what.add_argument("--criterion", default="aura", help="aura, entropy, channel, l1, l2 or random")
+    what.add_argument("--against", default="l1,random", metavar="LIST", help='criteria to compare with; "" for none')
+    what.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.74], metavar="FRACTION", help="one case each")
+    what.add_argument("--measure", choices=("macs", "parameters", "channels"), default="macs", help="what the fraction is of")
+    what.add_argument("--ranking", choices=("local", "global"), default="local", help="rank in each layer, or over all")
+    what.add_argument("--rounds", type=int, default=1, help="approach the target in so many rounds, scoring anew")
+    what.add_argument("--min-channels", type=int, default=1, metavar="N", help="kept in every layer")
+    what.add_argument("--round-to", type=int, default=1, metavar="N", help="kept widths are multiples of it")
+    how = prune.add_argument_group("fine-tuning")
+    how.add_argument("--steps", type=int, default=None, help=f"default 300, {QUICK_STEPS} with --quick")
+    how.add_argument("--learning-rate", type=float, default=0.02, help="peak of a one-cycle schedule, SGD")
+    how.add_argument("--float32", action="store_true", help="never train in bfloat16, even where the CPU has tiles for it")
+    how.add_argument("--seed", type=int, default=0, help="of torch and of the random criterion")
+    prune.add_argument("--out", type=Path, default=Path("pyprune-output"), metavar="DIR", help="for report.html, plan.json")
+    prune.add_argument("--quick", action="store_true", help="fewer images and steps, only the first case")
+    prune.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+    info = commands.add_parser("info", help="what was built and what works here")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _info(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    for key, value in build_info().items():
+        print(f"{key:12} {value}")
+    return 0
+
+
+def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from .prune import CRITERIA, Target, compare, fast_dtype
+
+    criteria = [options.criterion, *(c for c in options.against.split(",") if c and c != options.criterion)]
+    if unknown := [c for c in criteria if c not in CRITERIA]:
+        parser.error(f"--criterion, --against: wanted {', '.join(CRITERIA)}, got {', '.join(unknown)}")
+    try:
+        targets = [Target(options.measure, fraction) for fraction in options.remove]
+    except ValueError as error:
+        parser.error(f"--remove: {error}")
+    for name in ("rounds", "min_channels", "round_to"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: wanted at least 1, got {getattr(options, name)}")
+    if (options.model is None) != (options.data is None):
+        parser.error("--model, --data: wanted both or neither, got one")
+    steps = options.steps if options.steps is not None else (QUICK_STEPS if options.quick else 300)
+    if steps < 0:
+        parser.error(f"--steps: wanted at least 0, got {steps}")
+    from .report import as_text, summary, widths, write_report  # needs the extra "report": said before any work is done
+    from .report.table import by_target
+
+    importlib.import_module("matplotlib")
+    importlib.import_module("jinja2")
+    options.out.mkdir(parents=True, exist_ok=True)
+    model, data = _model_and_data(options, parser)
+    if options.quick:
+        targets = targets[:1]
+        data = SimpleNamespace(
+            train=data.train, calibration=_First(data.calibration, QUICK_BATCHES), test=_First(data.test, QUICK_BATCHES)
+        )
+    dtype = None if options.float32 else fast_dtype()
+    print(f"Fine-tuning: {steps} steps{', matrix products in bfloat16' if dtype is not None else ''}.", flush=True)
+    comparison = compare(
+        model,
+        data,
+        criteria=criteria,
+        targets=targets,
+        rounds=options.rounds,
+        ranking=options.ranking,
+        min_channels=options.min_channels,
+        round_to=options.round_to,
+        steps=steps,
+        learning_rate=options.learning_rate,
+        autocast=dtype,
+        seed=options.seed,
+        progress=not options.no_progress,
+        announce=lambda line: print(f"-- {line}", flush=True),
+    )
+    comparison.main.plan.save(options.out / "plan.json")
+    write_report(comparison, options.out / "report.html")
+
+    print()
+    print(as_text(*summary(comparison)))
+    for target, results in by_target(comparison).items():
+        print(f"\nKept widths, {target}")
+        print(as_text(*widths(results)))
+    print(
+        f"\nUndo: the state equals the dense model's bit for bit (sha256 {comparison.main.fingerprint[:16]}),"
+        f" accuracy {100 * comparison.metric_undone:.2f}."
+        f"\nWrote {options.out / 'report.html'} and {options.out / 'plan.json'}; {comparison.seconds:.0f} s in all."
+    )
+    return 0
+
+
+def _model_and_data(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Any, Any]:
+    if options.model is not None:
+        return _factory("--model", options.model, parser)(), _factory("--data", options.data, parser)()
+    from .demo.choose import choose
+
+    module, line = choose(options.data_folder)
+    print(line, flush=True)
+    return module.network(), module.loaders(options.data_folder)
+
+
+def _factory(name: str, text: str, parser: argparse.ArgumentParser) -> Callable[[], Any]:
+    """The function that "module:factory" names; modules in the current folder are found too."""
+    module_name, _, attribute = text.partition(":")
+    if not module_name or not attribute:
+        parser.error(f"{name}: wanted MODULE:FACTORY, got {text!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        parser.error(f"{name}: wanted an importable MODULE:FACTORY, got {text!r}: {error}")
+    finally:
+        sys.path.pop(0)
+    if not callable(factory):
+        parser.error(f"{name}: wanted a function, got {type(factory).__name__} {text!r}")
+    return factory  # type: ignore[no-any-return]
+
+
+class _First:
+    """The first batches of an iterable that can be read again and again."""
+
+    def __init__(self, batches: Iterable[Any], count: int) -> None:
+        self._batches, self._count = batches, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self._batches), self._count)

@@ -1,0 +1,1 @@
+"""Trained networks and labelled images for the demo, fetched from package registries when first needed."""

@@ -1,0 +1,74 @@
+"""Copies of a model to work on: the model itself keeps its mode and flags, and no hook of it runs."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def copy_model(model: nn.Module, convert: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Copies the modules in eval mode without their hooks; every tensor becomes what ``convert`` makes of it.
+
+    Args:
+        model: Any model. Ties stay ties.
+        convert: Called once for every distinct parameter, buffer or other tensor that a module holds, with its name in
+            that module and the tensor. What it returns for a parameter is wrapped into a parameter again.
+
+    Returns:
+        The copy.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if isinstance(value, dict) and "_hooks" in key:
+                memo[id(value)] = OrderedDict()
+        # Plain attributes are included: a masked or parametrised weight is one, and would refuse to be copied.
+        held: dict[str, Any] = {**vars(module), **module._buffers, **module._parameters}
+        for name, tensor in held.items():
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                new = convert(name, tensor)
+                learns = isinstance(tensor, nn.Parameter) and new.dtype.is_floating_point
+                memo[id(tensor)] = nn.Parameter(new, requires_grad=learns) if isinstance(tensor, nn.Parameter) else new
+    return copy.deepcopy(model, memo).eval()
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """Copies the model without its numbers: shapes only, on the meta device."""
+    return copy_model(model, lambda name, tensor: torch.empty_like(tensor, device="meta", requires_grad=False))
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Reads example inputs as call arguments: a tensor is one, a mapping holds keywords, a sequence positional ones."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    got = type(example_inputs).__name__
+    raise TypeError(f"example_inputs: wanted a tensor, a tuple of arguments or a mapping of keywords, got {got}")
+
+
+def on_meta(tree: Any) -> Any:
+    """Moves every tensor of a nested structure to the meta device."""
+    return pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), tree)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors of a nested output: sequences, mappings, dataclass-like objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensors_in(entry)
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            yield from tensors_in(entry)
+    elif hasattr(value, "__dict__"):
+        yield from tensors_in(vars(value))

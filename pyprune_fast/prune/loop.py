@@ -1,0 +1,315 @@
+"""The pruning loop: score -> rank -> plan -> cut -> fine-tune -> check, in one round or several, and back.
+
+After Musat & Andonie, arXiv 2312.04926, on the pipeline of HRel (Sarvani et al., Neural Networks 147, 2022).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pyprune_fast._checks import check_count, describe
+from pyprune_fast.estimators import AuraEntropy, AuraInformation, ChannelInformation, Estimator
+from pyprune_fast.graph import find_groups
+from pyprune_fast.observe import eval_mode
+from pyprune_fast.scoring import Scores, score_model, score_random, score_weights
+from pyprune_fast.slicing import Cut, Group, Plan, apply
+from pyprune_fast.slicing.fingerprint import fingerprint
+
+from .allocation import Ranking, Target, group_scores, hrel_schedule, lowest, plan_for
+from .cost import Cost, count_cost
+from .tune import accuracy, device_of, fine_tune
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Criterion = str | Estimator | Callable[[nn.Module], Scores]
+
+CRITERIA = ("aura", "entropy", "channel", "l1", "l2", "random")
+
+
+class Data(Protocol):
+    """Three iterables of (inputs, labels) batches, each of which can be read again and again."""
+
+    @property
+    def train(self) -> Batches: ...  # noqa: D102
+    @property
+    def calibration(self) -> Batches: ...  # noqa: D102
+    @property
+    def test(self) -> Batches: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class HRel:
+    """HRel's recipe: each round every group of n channels loses int(n * p) + 1, until its limit.
+
+    Attributes:
+        fractions: p by group name, or one p for all groups; VGG-16 in the paper: .02 (layers 1-2), .04 (3-4), .05 (5-7), .10
+            (8-13).
+        limits: channels that a group keeps in the end, by name, or one number for all.
+    """
+
+    fractions: Mapping[str, float] | float
+    limits: Mapping[str, int] | int = 1
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a run.
+
+    Attributes:
+        plan: what was cut.
+        scores: what it was decided on.
+        metric_cut, metric_tuned: the metric after the cut, and after fine-tuning.
+        seconds: time of the whole round.
+    """
+
+    plan: Plan
+    scores: Scores
+    metric_cut: float
+    metric_tuned: float
+    seconds: float
+
+
+@dataclass
+class Result:
+    """What a run did, and the way back.
+
+    Attributes:
+        model: the model, cut and fine-tuned.
+        criterion: name of what was scored.
+        target: what was asked for; None with HRel's recipe.
+        metric_before: the metric of the dense model.
+        cost_before, cost_after: parameters and MACs, counted.
+        groups: the dense model's groups.
+        rounds: the rounds, in order.
+        fingerprint: of the dense model's state, see slicing.fingerprint.
+    """
+
+    model: nn.Module
+    criterion: str
+    target: Target | None
+    metric_before: float
+    cost_before: Cost
+    cost_after: Cost
+    groups: Sequence[Group]
+    rounds: list[Round] = field(default_factory=list)
+    _cuts: list[Cut] = field(default_factory=list, repr=False)
+    fingerprint: str = ""
+
+    @property
+    def plan(self) -> Plan:
+        """The first round's plan; with one round, the plan."""
+        return self.rounds[0].plan
+
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Channels of each group that was cut, before the first round and after the last."""
+        widths: dict[str, tuple[int, int]] = {}
+        for done in self.rounds:
+            for name, (before, after) in done.plan.widths().items():
+                widths[name] = (widths.get(name, (before, 0))[0], after)
+        return widths
+
+    def undo(self) -> None:
+        """Restore the model as it was before the run, bit for bit, and prove it by its fingerprint.
+
+        Raises:
+            RuntimeError: the run was undone already, or the restored state is not the old one.
+        """
+        if not self._cuts:
+            raise RuntimeError("Result.undo: wanted a run that was not undone, got an undone one")
+        while self._cuts:
+            self._cuts.pop().undo()
+        if (now := fingerprint(self.model)) != self.fingerprint:
+            raise RuntimeError(f"Result.undo: wanted the state {self.fingerprint[:12]}, got {now[:12]}")
+
+
+class Pruner:
+    """Prunes a model: score -> rank -> plan -> cut -> fine-tune -> check.
+
+    Args:
+        model: the model; cut and fine-tuned in place by `run`, and brought back by the result's `undo`.
+        data: an object with `train`, `calibration` and `test`, iterables of (inputs, labels) batches.
+        criterion: "aura" (AuraInformation, the default), "entropy" (AuraEntropy), "channel" (ChannelInformation), "l1", "l2",
+            "random", an Estimator without levels, or any function from model to Scores. Low scores go first.
+        target: what to remove of the dense model, or HRel's recipe.
+        rounds: number of rounds; a target is approached in equal steps, and each round scores anew.
+        ranking: "local" (each layer loses its share) or "global" (scores normalised by their layer's mean).
+        min_channels, round_to: kept widths are at least this, and multiples of that where possible.
+        layers: names of the layers to score; groups of other layers keep their channels. Default: as the criterion does.
+        steps: fine-tuning steps, divided among the rounds.
+        learning_rate, autocast: of the default fine-tuning.
+        tune: fine-tunes a model in place; default: SGD on data.train, see prune.tune.fine_tune.
+        metric: judges a model, higher is better; default: accuracy on data.test.
+        seed: of the "random" criterion.
+        progress: whether to show progress bars.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+        >>> batches = [(torch.rand(8, 1, 8, 8), torch.arange(8) % 2)]
+        >>> data = SimpleNamespace(train=batches, calibration=batches, test=batches)
+        >>> result = Pruner(model, data, target=Target("macs", 0.5), steps=2).run()
+        >>> result.widths()
+        {'0': (8, 4)}
+        >>> result.undo()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        criterion: Criterion = "aura",
+        target: Target | HRel | None = None,
+        rounds: int = 1,
+        ranking: Ranking = "local",
+        min_channels: int = 1,
+        round_to: int = 1,
+        layers: Sequence[str] | None = None,
+        steps: int = 300,
+        learning_rate: float = 0.02,
+        autocast: torch.dtype | None = None,
+        tune: Callable[[nn.Module], None] | None = None,
+        metric: Callable[[nn.Module], float] | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> None:
+        for part in ("train", "calibration", "test"):
+            if not isinstance(getattr(data, part, None), Iterable):
+                raise TypeError(f"Pruner: data: wanted an iterable of batches as .{part}, got {describe(data)}")
+        if isinstance(criterion, str) and criterion not in CRITERIA:
+            raise ValueError(f"Pruner: criterion: wanted one of {', '.join(CRITERIA)}, got {criterion!r}")
+        self.model, self.data = model, data
+        self.criterion = criterion
+        self.target = target if target is not None else Target("macs", 0.4)
+        self.rounds = check_count("Pruner", "rounds", rounds, 1)
+        self.ranking: Ranking = ranking
+        self.min_channels, self.round_to = min_channels, round_to
+        self.layers = layers
+        self.progress = progress
+        steps_a_round = check_count("Pruner", "steps", steps, 0) // rounds
+        self.seed = seed
+
+        def default_tune(model: nn.Module) -> None:
+            fine_tune(
+                model,
+                data.train,
+                steps=steps_a_round,
+                learning_rate=learning_rate,
+                autocast=autocast,
+                progress=progress,
+            )
+
+        self.tune = tune or default_tune
+        self.metric = metric or (lambda model: accuracy(model, data.test))
+
+    def run(self, scores: Scores | None = None) -> Result:
+        """Prune the model in place.
+
+        Args:
+            scores: scores of the model as it is, where they are known already; otherwise the first round computes them.
+
+        Returns:
+            Result, with the way back.
+
+        Raises:
+            ValueError: a target that cannot be reached, data or layers that cannot be used.
+            RuntimeError: the cut model does not run, or fine-tuning diverged.
+            In every case, an interrupt included, the model is as it was before.
+        """
+        model = self.model
+        example = self._example()
+        groups = find_groups(model, example)
+        before = count_cost(model, example)
+        target = self.target if isinstance(self.target, Target) else None
+        result = Result(model, self._name(), target, self.metric(model), before, before, groups)
+        result.fingerprint = fingerprint(model)
+        try:
+            for number in range(self.rounds):
+                self._round(result, number, example, scores if number == 0 else None)
+            result.cost_after = count_cost(model, example)
+        except BaseException:
+            while result._cuts:
+                result._cuts.pop().undo()
+            raise
+        return result
+
+    def _round(self, result: Result, number: int, example: Tensor, scores: Scores | None) -> None:
+        start = time.perf_counter()
+        groups = result.groups if number == 0 else find_groups(self.model, example)
+        scores = scores or self._score()
+        plan = self._plan(groups, scores, number, result, example)
+        result._cuts.append(apply(self.model, plan))
+        with eval_mode(self.model):
+            self.model(example)
+        metric_cut = self.metric(self.model)
+        self.tune(self.model)
+        result.rounds.append(Round(plan, scores, metric_cut, self.metric(self.model), time.perf_counter() - start))
+
+    def _plan(self, groups: Sequence[Group], scores: Scores, number: int, result: Result, example: Tensor) -> Plan:
+        by_group = group_scores(groups, scores.layers)
+        note: dict[str, str | int | float] = {"criterion": result.criterion, "round": number + 1, "images": scores.images}
+        if isinstance(self.target, HRel):
+            names = [g.name for g in groups if g.name in by_group]
+            fractions, limits = self.target.fractions, self.target.limits
+            counts = hrel_schedule(
+                [g for g in groups if g.name in by_group],
+                fractions if isinstance(fractions, Mapping) else dict.fromkeys(names, fractions),
+                limits if isinstance(limits, Mapping) else dict.fromkeys(names, limits),
+            )
+            remove = {name: lowest(by_group[name], count) for name, count in counts.items() if count}
+            return Plan.of(self.model, groups, remove, note)
+        return plan_for(
+            self.model,
+            groups,
+            by_group,
+            target=self._step_target(number, result, groups, example),
+            example_inputs=example,
+            ranking=self.ranking,
+            min_channels=self.min_channels,
+            round_to=self.round_to,
+            note=note,
+        )
+
+    def _step_target(self, number: int, result: Result, groups: Sequence[Group], example: Tensor) -> Target:
+        """This round's share of the target, relative to the model as it is now."""
+        assert isinstance(self.target, Target)
+        measure = self.target.measure
+        wanted = 1 - self.target.remove * (number + 1) / self.rounds  # what shall be left of the dense model
+        if measure == "channels":
+            dense, now = (sum(g.channels for g in gs if not g.fixed) for gs in (result.groups, groups))
+        else:
+            dense, now = getattr(result.cost_before, measure), getattr(count_cost(self.model, example), measure)
+        return Target(measure, max(0.0, 1 - wanted * dense / max(now, 1)))
+
+    def _score(self) -> Scores:
+        criterion = self.criterion
+        if isinstance(criterion, str):
+            estimators = {"aura": AuraInformation, "entropy": AuraEntropy, "channel": ChannelInformation}
+            if criterion in estimators:
+                criterion = estimators[criterion]()
+            elif criterion == "random":
+                return score_random(self.model, self.seed, layers=self.layers)
+            else:
+                return score_weights(self.model, int(criterion[1]), layers=self.layers)
+        if isinstance(criterion, Estimator):
+            return score_model(self.model, self.data.calibration, criterion, layers=self.layers, progress=self.progress)
+        return criterion(self.model)
+
+    def _name(self) -> str:
+        if isinstance(self.criterion, str):
+            return self.criterion
+        return type(self.criterion).__name__ if isinstance(self.criterion, Estimator) else self.criterion.__name__
+
+    def _example(self) -> Tensor:
+        for inputs, _ in self.data.test:
+            return inputs[:1].to(device_of(self.model))
+        raise ValueError("Pruner: data: wanted at least one batch in .test, got none")

@@ -1,0 +1,31 @@
+"""One number for a model's whole state, to prove that two states are equal bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all parameters and buffers, in the order of their names.
+
+    Returns:
+        64 hexadecimal digits; equal for equal states, on whatever device they are.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> before = fingerprint(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.bias.add_(1)
+        >>> fingerprint(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
