@@ -26,8 +26,9 @@ DEFAULT_ARCHS = "75;80;86;90;100"
 class CudaExtension(Pybind11Extension):
     """An extension whose .cu files go through nvcc; the rest is compiled as C++ and links the static CUDA runtime."""
 
-    def __init__(self, name: str, sources: list[str], **options: object) -> None:
+    def __init__(self, name: str, sources: list[str], archs: list[str], **options: object) -> None:
         super().__init__(name, [s for s in sources if not s.endswith(".cu")], **options)
+        self.archs = archs
         self.cuda_sources = [s for s in sources if s.endswith(".cu")]
 
 
@@ -67,7 +68,6 @@ class BuildExt(build_ext):
     def compile_cuda(self, ext: CudaExtension) -> None:
         """Run nvcc over the .cu files, and hand the objects to the linker."""
         nvcc = os.environ.get("NVCC", "nvcc")
-        archs = gencode(os.environ.get("PYPRUNE_FAST_CUDA_ARCHS", DEFAULT_ARCHS))
 
         def compile_one(source: str) -> str:
             target = Path(self.build_temp) / Path(source).with_suffix(".cu.o")
@@ -75,7 +75,7 @@ class BuildExt(build_ext):
             if not target.exists() or target.stat().st_mtime < newest or self.force:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 flags = ["-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Werror=all-warnings"]
-                subprocess.run([nvcc, *flags, *archs, "-c", source, "-o", str(target)], check=True)
+                subprocess.run([nvcc, *flags, *ext.archs, "-c", source, "-o", str(target)], check=True)
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -100,6 +100,7 @@ def extensions() -> list[Pybind11Extension]:
     cuda = CudaExtension(
         "pyprune_fast._cuda",
         ["csrc/binding/cuda.cpp", *sorted(glob("csrc/cuda/*.cu"))],
+        gencode(os.environ.get("PYPRUNE_FAST_CUDA_ARCHS", DEFAULT_ARCHS)),
         libraries=["cudart_static", "dl", "rt", "pthread"],
         **common,
     )

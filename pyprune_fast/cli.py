@@ -90,6 +90,7 @@ def _info(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from .prune import CRITERIA, Target, compare, fast_dtype
+    from .prune.loop import check_data
 
     criteria = [options.criterion, *(c for c in options.against.split(",") if c and c != options.criterion)]
     if unknown := [c for c in criteria if c not in CRITERIA]:
@@ -113,6 +114,7 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     importlib.import_module("jinja2")
     options.out.mkdir(parents=True, exist_ok=True)
     model, data = _model_and_data(options, parser)
+    check_data(data)
     if options.quick:
         targets = targets[:1]
         data = SimpleNamespace(

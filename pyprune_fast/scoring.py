@@ -68,7 +68,7 @@ def score_model(
         criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's
             output (N, K).
         layers: names of the layers to score; default all convolutions, and linear layers where the criterion needs no
-            neighbouring sites.
+            neighbouring sites. Maps of one site are scored by `criterion.without_pairs()`.
         tap: where a layer's channels are seen, "activation" or "layer"; see find_taps.
         num_levels: L; default 16, or 8 for maps of 4 sites or fewer.
         calibration_images: how many images fix the levels.
@@ -99,17 +99,15 @@ def score_model(
     batches = _Batches(model, loader, criterion.needs_labels)
     first = batches.head(calibration_images)
     example = first[0][0][:1]
-    layers = _scored_layers(model, layers, criterion.needs_pairs, example)
-    taps = find_taps(model, layers, example, tap)
-    if not taps:
-        raise ValueError(f"score_model: layers: wanted some that the model runs, got {list(layers)}")
+    criteria = _criteria(model, layers, criterion, example)
+    taps = find_taps(model, list(criteria), example, tap)
 
     with eval_mode(model):
         calibrations = {layer: LevelCalibration(num_levels, zero_bin=zero_bin) for layer in taps}
         forward, observation, output = _run(model, first, calibrations, taps, None)
         num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
         estimators = {
-            layer: criterion.with_levels(_named(layer, calibration.compute), num_classes)
+            layer: criteria[layer].with_levels(_named(layer, calibration.compute), num_classes)
             for layer, calibration in calibrations.items()
         }
         bar = "scoring" if progress else None
@@ -188,23 +186,32 @@ def _weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str
     return list(layers)
 
 
-def _scored_layers(model: nn.Module, layers: Sequence[str] | None, needs_pairs: bool, example: Tensor) -> list[str]:
-    """The named layers, checked; by default those whose maps the criterion can read."""
-    if layers is not None:
-        return _weighted_layers(model, layers)
-    axes: dict[str, int] = {}
+def _criteria(model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Tensor) -> dict[str, Estimator]:
+    """The criterion of each layer to score: the given one, or what takes its place where maps have one site."""
+    sites: dict[str, int] = {}
 
-    class Shape:
+    class Sites:
         def __init__(self, name: str) -> None:
             self.name = name
 
         def update(self, x: Tensor, labels: object = None) -> None:
-            axes[self.name] = x.ndim - 2
+            sites[self.name] = x.shape[2:].numel()
 
-    names = _weighted_layers(model, None)
-    with eval_mode(model), observe(model, {name: Shape(name) for name in names}):
+    names = _weighted_layers(model, layers)
+    with eval_mode(model), observe(model, {name: Sites(name) for name in names}):
         model(example)
-    return [name for name in names if axes.get(name, -1) >= int(needs_pairs)]
+    criteria: dict[str, Estimator] = {}
+    for name in names:
+        chosen = criterion if sites.get(name, 0) > 1 else criterion.without_pairs()
+        by_default = isinstance(model.get_submodule(name), CONVOLUTIONS) or not criterion.needs_pairs
+        if name in sites and chosen is not None and (layers is not None or by_default):
+            criteria[name] = chosen
+        elif layers is not None:
+            why = "that the model runs" if name not in sites else "with maps of several sites"
+            raise ValueError(f"score_model: layers: wanted layers {why}, got {name!r}")
+    if not criteria:
+        raise ValueError("score_model: model: wanted layers that the criterion can score, got none")
+    return criteria
 
 
 class _Batches:

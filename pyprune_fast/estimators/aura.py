@@ -16,6 +16,7 @@ from ..levels import Levels
 from ..neighborhood import Neighborhood
 from .base import Estimator
 from .entropy import Correction, entropy, information
+from .information import ChannelInformation
 
 
 class _AuraEstimator(Estimator):
@@ -112,7 +113,8 @@ class AuraInformation(_AuraEstimator):
 
     the Jensen-Shannon divergence of the class-wise aura matrices, 0 <= I <= log K. It splits into the plain histogram
     information I(X_s; Y) and a purely spatial gain I(X_s+r; Y | X_s); `parts` gives both. A channel that is constant scores 0.
-    Low = prune first. A corrected value below 0 is reported as 0.
+    Low = prune first. A corrected value below 0 is reported as 0. On maps of one site there are no neighbours and the spatial
+    gain is 0: there `ChannelInformation` takes its place (score_model does so by itself).
 
     Args:
         levels, neighborhood, periodic, correction: as in ops.aura_counts and Estimator.
@@ -128,6 +130,10 @@ class AuraInformation(_AuraEstimator):
     """
 
     needs_labels = True
+
+    def without_pairs(self) -> ChannelInformation:
+        """Plain channel information: what is left of this score where there are no neighbours."""
+        return ChannelInformation(num_classes=self.num_classes, correction=self.correction)
 
     def _compute(self, counts: Tensor) -> Tensor:
         return self._parts(counts).total

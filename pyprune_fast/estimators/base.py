@@ -63,6 +63,10 @@ class Estimator(ABC):
         fresh.num_classes = self.num_classes or num_classes
         return fresh
 
+    def without_pairs(self) -> Estimator | None:
+        """The criterion that takes this one's place on maps of one site; None where there is none."""
+        return None if self.needs_pairs else self
+
     def update(self, x: Any, labels: Any = None) -> Self:
         """Count one batch.
 
@@ -82,11 +86,8 @@ class Estimator(ABC):
         if self.levels is None:
             raise RuntimeError(f"{name}: wanted levels before update, got none; see with_levels")
         x = as_tensor(name, "x", x)
-        if self.needs_pairs and x.ndim < 3:
-            raise ValueError(
-                f"{name}: x: wanted (N, C) with spatial axes, since it counts neighbouring sites, got {describe(x)};"
-                " ChannelInformation takes such maps"
-            )
+        if self.needs_pairs and x.shape[2:].numel() == 1:
+            raise ValueError(f"{name}: x: wanted maps of several sites, since it counts neighbours, got {describe(x)}")
         if self.needs_labels:
             if labels is None:
                 raise ValueError(f"{name}: labels: wanted (N,) integers, got None")

@@ -14,7 +14,7 @@ from torch import nn
 
 from pyprune_fast.scoring import Scores
 
-from .loop import Data, HRel, Pruner, Result
+from .loop import Data, HRel, Pruner, Result, check_data
 from .measure import latency, peak_memory
 from .tune import device_of
 
@@ -96,6 +96,7 @@ def compare(
     Raises:
         As Pruner and Pruner.run.
     """
+    check_data(data)
     start = time.perf_counter()
     known: dict[str, Scores] = {}
     results: list[Result] = []

@@ -42,6 +42,13 @@ class Data(Protocol):
     def test(self) -> Batches: ...  # noqa: D102
 
 
+def check_data(data: object) -> None:
+    """TypeError unless data has the three iterables."""
+    for part in ("train", "calibration", "test"):
+        if not isinstance(getattr(data, part, None), Iterable):
+            raise TypeError(f"data: wanted an iterable of batches as .{part}, got {describe(data)}")
+
+
 @dataclass(frozen=True)
 class HRel:
     """HRel's recipe: each round every group of n channels loses int(n * p) + 1, until its limit.
@@ -182,9 +189,7 @@ class Pruner:
         seed: int = 0,
         progress: bool = False,
     ) -> None:
-        for part in ("train", "calibration", "test"):
-            if not isinstance(getattr(data, part, None), Iterable):
-                raise TypeError(f"Pruner: data: wanted an iterable of batches as .{part}, got {describe(data)}")
+        check_data(data)
         if isinstance(criterion, str) and criterion not in CRITERIA:
             raise ValueError(f"Pruner: criterion: wanted one of {', '.join(CRITERIA)}, got {criterion!r}")
         self.model, self.data = model, data

@@ -89,8 +89,8 @@ def sorted_scores(result: Result) -> str:
     with _figure(1.6 * columns + 0.4, 1.7 * rows + 0.3, columns=columns, rows=rows) as (figure, axes, svg):
         for axis, (name, values) in zip(axes, shown, strict=False):
             kept = len(values) - removed[name]
-            axis.bar(range(kept), values[:kept], 1.0, color=_COLOURS[0])
-            axis.bar(range(kept, len(values)), values[kept:], 1.0, color=_COLOURS[0], alpha=0.35)
+            axis.bar(range(kept), values[:kept].tolist(), 1.0, color=_COLOURS[0])
+            axis.bar(range(kept, len(values)), values[kept:].tolist(), 1.0, color=_COLOURS[0], alpha=0.35)
             axis.set_title(name, fontsize=8)
             axis.tick_params(labelsize=7)
         for axis in axes[len(shown) :]:
@@ -108,16 +108,17 @@ def aura_matrices(result: Result) -> str:
     names = list(estimators)[:: max(1, len(estimators) // 4)][:4]
     if not names:
         return ""
-    with _figure(1.9 * len(names), 3.9, columns=len(names), rows=2) as (figure, axes, svg):
+    with _figure(1.9 * len(names), 3.9, columns=len(names), rows=2) as (_, axes, svg):
         for i, name in enumerate(names):
             values = result.rounds[0].scores.layers[name]
             for row, channel in enumerate((int(values.argmax()), int(values.argmin()))):
                 tables = estimators[name].counts[channel].sum(dim=(0, 1)).double()
                 matrix = tables + tables.T
                 axis = axes[row * len(names) + i]
-                axis.imshow(torch.log1p(matrix).cpu(), cmap="viridis", interpolation="nearest")
+                axis.imshow(torch.log1p(matrix).cpu().numpy(), cmap="viridis", interpolation="nearest")
                 axis.set_title(f"{name}, channel {channel}\n{values[channel]:.4f} nats", fontsize=8)
                 axis.set_xticks([])
                 axis.set_yticks([])
-        figure.supylabel("least informative      most informative", fontsize=8)
+        axes[0].set_ylabel("most informative", fontsize=8)
+        axes[len(names)].set_ylabel("least informative", fontsize=8)
     return svg[0]

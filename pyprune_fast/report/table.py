@@ -61,7 +61,9 @@ def by_target(comparison: Comparison) -> dict[str, list[Result]]:
 
 def target_of(result: Result) -> str:
     """A result's target in a few letters."""
-    return "HRel" if result.target is None else f"-{result.target.remove:.0%} {result.target.measure}"
+    if result.target is None:
+        return "HRel"
+    return f"-{result.target.remove:.0%} {result.target.measure.replace('macs', 'MACs')}"
 
 
 def as_text(head: Row, rows: Sequence[Row]) -> str:

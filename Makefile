@@ -1,0 +1,35 @@
+# Every target works from a fresh clone with nothing but Python, g++ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
+
+.PHONY: demo test bench lint sanitize clean
+
+demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
+	$(BIN)/pyprune-fast prune --out demo-output
+
+test: $(VENV)/installed  ## all tests and all runnable examples
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed  ## the benchmarks, with timings
+	$(BIN)/python -m pytest bench --benchmark-enable
+
+lint: $(VENV)/installed  ## style, types, formats
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+sanitize: $(VENV)/installed  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	bash tests/sanitize.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build demo-output *.egg-info pyprune_fast/*.so
+
+# Build isolation is left out so that a second build reuses the first one's objects.
+$(VENV)/installed: pyproject.toml setup.py constraints/ci.txt $(shell find csrc -type f)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch setuptools wheel pybind11
+	$(PIP) --no-build-isolation -e '.[test,lint]'
+	touch $@

@@ -1,0 +1,42 @@
+"""A toy problem that trains in a second: what the factories of `--model` and `--data` look like."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .batches import Loaders
+
+
+def batches(count: int, seed: int, size: int = 32) -> list[tuple[Tensor, Tensor]]:
+    """`count` batches of (inputs (size, 1, 8, 8) float32, labels (size,) int64): stripes along one axis or the other, in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        labels = torch.randint(0, 2, (size,), generator=generator)
+        wave = torch.arange(8.0).remainder(2).expand(8, 8)
+        stripes = torch.where(labels.bool()[:, None, None], wave, wave.T)
+        made.append(((stripes + 0.3 * torch.randn(size, 8, 8, generator=generator))[:, None], labels))
+    return made
+
+
+def data() -> Loaders:
+    """Batches to train, calibrate and test on."""
+    return Loaders(train=batches(8, 0), calibration=batches(8, 1), test=batches(4, 2))
+
+
+def model() -> nn.Sequential:
+    """A network that has learnt the task."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+        )
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        for _ in range(4):
+            for inputs, labels in batches(8, 0):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(net(inputs), labels).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        optimizer.zero_grad()
+    return net.eval()
