@@ -19,7 +19,7 @@ lint: $(VENV)/installed  ## style, types, formats
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inl' | xargs $(BIN)/clang-format --dry-run --Werror
 
 sanitize: $(VENV)/installed  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	bash tests/sanitize.sh $(BIN)/python

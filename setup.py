@@ -18,7 +18,7 @@ from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-HEADERS = sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True))
+HEADERS = sorted(f for kind in ("h", "inl", "cuh") for f in glob(f"csrc/**/*.{kind}", recursive=True))
 FLAGS = ["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fno-math-errno"]
 DEFAULT_ARCHS = "75;80;86;90;100"
 

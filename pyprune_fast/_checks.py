@@ -26,23 +26,25 @@ def describe(value: object) -> str:
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
     """The argument as a torch tensor that shares its memory: any DLPack exporter, or a buffer.
 
-    Negative and conjugate views are resolved, since DLPack has no word for them.
+    Copied are only what torch or DLPack has no word for: negative strides, negative and conjugate views.
     """
     if isinstance(value, Tensor):
         return value.detach().resolve_conj().resolve_neg()
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
+        value = value.copy()  # torch knows no negative strides, and from_dlpack ends the process on them
     if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":  # ml_dtypes: NumPy itself cannot export it
         return torch.from_numpy(value.view(np.uint16)).view(torch.bfloat16)
-    if hasattr(value, "__dlpack__"):
-        return torch.utils.dlpack.from_dlpack(value)
     try:
+        if hasattr(value, "__dlpack__"):
+            return torch.utils.dlpack.from_dlpack(value)
         return torch.from_numpy(np.asarray(memoryview(value)))
-    except TypeError:
+    except (TypeError, BufferError):
         raise TypeError(f"{op}: {name}: wanted a tensor or a DLPack array, got {describe(value)}") from None
 
 
-def check_dtype(op: str, name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
-    """TypeError unless x has one of the allowed dtypes."""
-    if x.dtype not in allowed:
+def check_dtype(op: str, name: str, x: object, allowed: Sequence[torch.dtype]) -> None:
+    """TypeError unless x is a tensor of one of the allowed dtypes."""
+    if not isinstance(x, Tensor) or x.dtype not in allowed:
         wanted = ", ".join(str(d).removeprefix("torch.") for d in allowed)
         raise TypeError(f"{op}: {name}: wanted {wanted}, got {describe(x)}")
 

@@ -45,8 +45,9 @@ def build_info() -> dict[str, str]:
     """What was built and what works here.
 
     Returns:
-        A dict of text: versions of pyprune_fast, torch and Python; `cpu` and `cuda`, each "built" or why not; `cuda_device`,
-        the number of devices or CUDA's own words for why there is none. Starts no CUDA context.
+        A dict of text: versions of pyprune_fast, torch and Python; `cpu` and `cuda`, each "built" or why not; `isa`, the
+        SIMD level in use (PYPRUNE_FAST_ISA forces one: portable, avx2, avx512, amx) and the highest of this machine;
+        `cuda_device`, the number of devices or CUDA's own words for why there is none. Starts no CUDA context.
 
     Example:
         >>> import pyprune_fast
@@ -56,6 +57,8 @@ def build_info() -> dict[str, str]:
     info = {"pyprune_fast": version("pyprune-fast"), "torch": torch.__version__, "python": platform.python_version()}
     for name, module in (("cpu", cpu), ("cuda", cuda)):
         info[name] = module._text if isinstance(module, _Missing) else "built"
+    if info["cpu"] == "built":
+        info["isa"] = f"{cpu.isa()}, highest here {cpu.highest_isa()}"
     if info["cuda"] == "built":
         status = cuda.device_status()
         info["cuda_device"] = str(status["count"]) if status["count"] else f"none: {status['reason']}"

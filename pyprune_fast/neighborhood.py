@@ -6,6 +6,7 @@ one int a spatial axis, e.g. (row, column) for images.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import product
 
@@ -13,6 +14,23 @@ from ._checks import describe
 
 Offset = tuple[int, ...]
 Neighborhood = str | Sequence[Sequence[int]]
+
+
+def checked_neighborhood(neighborhood: Neighborhood) -> str | tuple[Offset, ...]:
+    """The name, or the offsets as tuples of ints.
+
+    Raises:
+        TypeError: neither a name nor a list of int tuples.
+        ValueError: an unknown name.
+    """
+    if isinstance(neighborhood, str):
+        if neighborhood not in ("axial", "moore"):
+            raise ValueError(f"neighborhood: wanted 'axial', 'moore' or a list of offsets, got {neighborhood!r}")
+        return neighborhood
+    try:
+        return tuple(tuple(operator.index(i) for i in r) for r in neighborhood)
+    except TypeError:
+        raise TypeError(f"neighborhood: wanted a list of int tuples, got {describe(neighborhood)}") from None
 
 
 def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
@@ -34,17 +52,12 @@ def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
         >>> half_offsets("moore", 2)
         ((0, 1), (1, -1), (1, 0), (1, 1))
     """
+    neighborhood = checked_neighborhood(neighborhood)
     if isinstance(neighborhood, str):
-        if neighborhood not in ("axial", "moore"):
-            raise ValueError(f"neighborhood: wanted 'axial', 'moore' or a list of offsets, got {neighborhood!r}")
         touching = [r for r in product((-1, 0, 1), repeat=axes) if r > (0,) * axes]
         return tuple(r for r in touching if neighborhood == "moore" or sum(map(abs, r)) == 1)
-    try:
-        offsets = tuple(tuple(int(i) for i in r) for r in neighborhood)
-    except TypeError:
-        raise TypeError(f"neighborhood: wanted a list of int tuples, got {describe(neighborhood)}") from None
     seen: set[Offset] = set()
-    for r in offsets:
+    for r in neighborhood:
         if len(r) != axes:
             raise ValueError(f"neighborhood: wanted offsets of {axes} ints for {axes} spatial axes, got {r}")
         if not any(r):
@@ -52,4 +65,4 @@ def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
         if r in seen or tuple(-i for i in r) in seen:
             raise ValueError(f"neighborhood: wanted each offset once (r stands for -r too), got {r} again")
         seen.add(r)
-    return offsets
+    return neighborhood

@@ -54,9 +54,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def channels_second(module: nn.Module, x: Tensor) -> Tensor:
-    """A view (N, C, spatial...) of a module's output. Linear layers keep channels last: (N, T, C) tokens become (N, C, T)."""
-    return x.movedim(-1, 1) if isinstance(module, nn.Linear) and x.ndim >= 3 else x
+def channels_second(layer: nn.Module, x: Tensor) -> Tensor:
+    """A view (N, C, spatial...) of a layer's map. Linear layers keep channels last: (N, T, C) tokens become (N, C, T)."""
+    return x.movedim(-1, 1) if isinstance(layer, nn.Linear) and x.ndim >= 3 else x
 
 
 @contextmanager
@@ -101,8 +101,8 @@ def observe(
             if not isinstance(output, Tensor):
                 raise ValueError(f"observe: layer {layer}: wanted an output tensor, got {describe(output)}")
             try:
-                observer.update(channels_second(module, output), observation.labels)
-            except (TypeError, ValueError) as error:
+                observer.update(channels_second(modules.get(layer, module), output), observation.labels)
+            except (RuntimeError, TypeError, ValueError) as error:
                 raise type(error)(f"layer {layer}: {error}") from error
             observation.seconds += time.perf_counter() - start
 
@@ -168,8 +168,12 @@ def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "
         output = calls[index].output
         for later in range(index + 1, len(calls)):
             call = calls[later]
-            if call.input is output and isinstance(call.module, kinds) and times[call.name] == 1:
+            if call.input is not output:
+                continue
+            if isinstance(call.module, kinds) and times[call.name] == 1:
                 return later
+            if call.output is output:  # changed in place: what comes later sees another map
+                return None
         return None
 
     taps = {}

@@ -133,10 +133,11 @@ def aura_counts(
     op = "aura_counts"
     x = as_tensor(op, "x", x)
     check_activation(op, x)
+    _check_levels(op, x, levels)
     offsets = half_offsets(neighborhood, x.ndim - 2)
     flat = [i for r in offsets for i in (*(0,) * (3 - len(r)), *r)]
     labels, K = _classes(op, x, labels, num_classes, into)
-    counts = _counts(op, x, levels, (x.shape[1], K, len(offsets), levels.count, levels.count), "(C, K, R, L, L)", into)
+    counts = _counts(op, x, (x.shape[1], K, len(offsets), levels.count, levels.count), "(C, K, R, L, L)", into)
     missing = _nans(op, x, nans)
     check_devices(op, x=x, levels=levels.edges, labels=labels, into=into, nans=nans)
     torch.ops.pyprune_fast.aura_counts(x, levels.edges, flat, periodic, labels, counts, missing)
@@ -183,8 +184,9 @@ def joint_counts(
     op = "joint_counts"
     x = as_tensor(op, "x", x)
     check_activation(op, x)
+    _check_levels(op, x, levels)
     labels, K = _classes(op, x, labels, num_classes, into)
-    counts = _counts(op, x, levels, (x.shape[1], K, levels.count), "(C, K, L)", into)
+    counts = _counts(op, x, (x.shape[1], K, levels.count), "(C, K, L)", into)
     missing = _nans(op, x, nans)
     check_devices(op, x=x, levels=levels.edges, labels=labels, into=into, nans=nans)
     torch.ops.pyprune_fast.joint_counts(x, levels.edges, labels, counts, missing)
@@ -237,9 +239,16 @@ def refuse_nans(what: str, nans: Tensor) -> None:
 # --- argument checks shared by the counting ops -------------------------------------------------------------------------
 
 
+def _check_levels(op: str, x: Tensor, levels: Levels) -> None:
+    if not isinstance(levels, Levels):
+        raise TypeError(f"{op}: levels: wanted Levels, got {describe(levels)}")
+    if levels.channels != x.shape[1]:
+        raise ValueError(f"{op}: levels: wanted {x.shape[1]} channels as in x, got {levels.channels}")
+
+
 def _classes(op: str, x: Tensor, labels: Any, num_classes: int | None, into: Tensor | None) -> tuple[Tensor | None, int]:
     """Labels as int64 (N,), and K."""
-    if num_classes is None and into is not None and into.ndim >= 2:
+    if num_classes is None and isinstance(into, Tensor) and into.ndim >= 2:
         num_classes = into.shape[1]
     if labels is None:
         return None, 1 if num_classes is None else check_count(op, "num_classes", num_classes, 1)
@@ -258,12 +267,8 @@ def _classes(op: str, x: Tensor, labels: Any, num_classes: int | None, into: Ten
     return labels, K
 
 
-def _counts(op: str, x: Tensor, levels: Levels, shape: tuple[int, ...], letters: str, into: Tensor | None) -> Tensor:
+def _counts(op: str, x: Tensor, shape: tuple[int, ...], letters: str, into: Tensor | None) -> Tensor:
     """The counts to add to."""
-    if not isinstance(levels, Levels):
-        raise TypeError(f"{op}: levels: wanted Levels, got {describe(levels)}")
-    if levels.channels != x.shape[1]:
-        raise ValueError(f"{op}: levels: wanted {x.shape[1]} channels as in x, got {levels.channels}")
     if into is None:
         return x.new_zeros(shape, dtype=torch.int64)
     check_dtype(op, "into", into, (torch.int64,))

@@ -98,7 +98,7 @@ def score_model(
     check_count("score_model", "calibration_images", calibration_images, 1)
     batches = _Batches(model, loader, criterion.needs_labels)
     first = batches.head(calibration_images)
-    example = first[0][0][:1]
+    example = next(inputs[:1] for inputs, _ in first if len(inputs))
     criteria = _criteria(model, layers, criterion, example)
     taps = find_taps(model, list(criteria), example, tap)
 
@@ -150,8 +150,9 @@ def score_weights(model: nn.Module, norm: int = 1, *, layers: Sequence[str] | No
     for name in _weighted_layers(model, layers):
         layer = model.get_submodule(name)
         weight = layer.weight.detach().float()  # type: ignore[operator]
-        out_axis = 1 if isinstance(layer, CONVOLUTIONS) and layer.transposed else 0
-        scores[name] = torch.linalg.vector_norm(weight.movedim(out_axis, 0).flatten(1), ord=norm, dim=1).double().cpu()
+        if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...): to (out, in / groups, ...)
+            weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+        scores[name] = torch.linalg.vector_norm(weight.flatten(1), ord=norm, dim=1).double().cpu()
     return Scores(scores, f"L{norm}")
 
 
@@ -237,7 +238,7 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for batch in self._iterator:
             parts = list(batch) if isinstance(batch, tuple | list) else [batch]
-            inputs, labels = parts[0], parts[1] if len(parts) > 1 else None
+            inputs, labels = (*parts, None, None)[:2]
             if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
                 raise TypeError(f"score_model: loader: wanted batches (inputs, labels) of tensors, got {describe(batch)}")
             if self._needs_labels and labels is None:

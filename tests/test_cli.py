@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+def prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run `prune` on the toy problem, from the folder that holds it."""
     monkeypatch.chdir(HERE)
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import toy
 from torch import nn
 
-import toy
 from pyprune_fast import AuraInformation, score_random
 from pyprune_fast.prune import (
     CRITERIA,

@@ -5,6 +5,7 @@
 #include "../core/aura.h"
 #include "../core/joint.h"
 #include "../core/take.h"
+#include "../cpu/isa.h"
 #include "describe.h"
 #include "offset_caster.h"
 #include "tensor_caster.h"
@@ -24,5 +25,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
         "threads"_a, release);
   m.def("take", &ppf::cpu::take, "x"_a, "rows"_a.none(true), "columns"_a.none(true), "out"_a, "threads"_a, release);
+  m.def("isa", &ppf::cpu::active_isa_name, "The SIMD level in use.");
+  m.def("highest_isa", [] { return ppf::cpu::kIsaNames[static_cast<int>(ppf::cpu::highest_isa())]; });
+  m.def("set_isa", &ppf::cpu::set_isa, "name"_a, "Force a SIMD level that this machine has: for tests and benchmarks.");
   m.def("describe", &ppf::binding::describe, "x"_a, "What the binding sees of a tensor: for tests and bug reports.");
 }

@@ -1,16 +1,18 @@
 // aura_counts on the CPU. Contract: core/aura.h.
-// A task owns some channels, reads their planes class by class, counts into 32-bit tables of its own and adds those to
-// the 64-bit counts when the class ends.
+// A task owns some channels. Class by class it reads their maps into flat runs of levels with gaps (padded.h), counts
+// the pairs of a run into 32-bit tables of its own, and adds those to the 64-bit counts when the class ends.
 #include "../core/aura.h"
 
-#include "aura_portable.h"
+#include "padded.h"
 #include "parallel.h"
 #include "planes.h"
 
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kTableLimit = int64_t{1} << 31;  // sites that 32-bit counters take before they must be emptied
+constexpr int64_t kTableLimit = int64_t{1} << 31;  // pairs that 32-bit counters take before they must be emptied
+constexpr int64_t kRunBytes = 24 << 10;            // of one channel: runs of a task stay in the fast caches
+constexpr int64_t kSlack = 64;                     // levels that a kernel may read beyond a run
 
 struct Job {
   const Lattice x;
@@ -35,35 +37,89 @@ void empty_tables(uint32_t* tables, int64_t num_offsets, int num_levels, int64_t
   std::fill_n(tables, num_offsets * side * side, 0u);
 }
 
+// The runs of one task: for each channel the levels of several images.
+template <class Level>
+class Runs {
+ public:
+  Runs(const Padding& padding, int64_t images, int64_t channels, bool periodic, Level sentinel)
+      : padding_(padding),
+        images_(images),
+        pitch_(padding.margin() + images_ * padding.pitch_n + padding.margin() + kSlack),
+        sites_(channels * pitch_, sentinel),
+        neighbors_(periodic ? channels * pitch_ : 0, sentinel) {}
+
+  int64_t length() const { return used_ * padding_.pitch_n; }
+  void clear() { used_ = 0; }
+
+  // How many images there is still room for.
+  int64_t room() const { return images_ - used_; }
+
+  // Adds some images of all channels, from dense maps; a channel's are `dense_pitch` after the channel's before.
+  void add(int64_t images, const Level* dense, int64_t dense_pitch) {
+    const int64_t sites = padding_.D * padding_.H * padding_.W;
+    int64_t at = padding_.margin() + used_ * padding_.pitch_n;
+    for (; at < std::ssize(sites_); at += pitch_, dense += dense_pitch) {
+      for (int64_t m = 0; m < images; ++m) {
+        padding_.place(dense + m * sites, sites_.data() + at + m * padding_.pitch_n);
+        if (!neighbors_.empty())
+          padding_.place_wrapped(dense + m * sites, neighbors_.data() + at + m * padding_.pitch_n);
+      }
+    }
+    used_ += images;
+  }
+
+  const Level* sites(int64_t channel) const { return sites_.data() + channel * pitch_ + padding_.margin(); }
+  const Level* neighbors(int64_t channel) const {
+    return neighbors_.empty() ? sites(channel) : neighbors_.data() + channel * pitch_ + padding_.margin();
+  }
+
+ private:
+  const Padding& padding_;
+  const int64_t images_, pitch_;
+  std::vector<Level> sites_, neighbors_;
+  int64_t used_ = 0;
+};
+
 template <class Level, class T>
-void count_channels(const Job& job, int64_t c, int64_t channels) {
+void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t channels) {
   const Lattice& x = job.x;
   const int side = job.num_levels + 1;
   const int64_t R = std::ssize(job.offsets), K = job.order.num_classes();
   const int64_t table_size = int64_t{side} * side, cells = int64_t{job.num_levels} * job.num_levels;
-  std::vector<Level> levels(channels * x.sites());
-  std::vector<uint32_t> tables(channels * R * table_size, 0u);
+  const auto sentinel = static_cast<Level>(job.num_levels);
   LevelReader<T, Level> reader(x, job.edges, job.num_levels - 1);
+  const Kernels<Level>& inner = kernels<Level>();
+  const int64_t step = reader.images_per_call(), dense_pitch = step * x.sites();
+  const int64_t run = std::max(step, kRunBytes / (padding.pitch_n * int64_t{sizeof(Level)}));
+  std::vector<Level> dense(channels * dense_pitch);
+  std::vector<uint32_t> tables(channels * R * table_size, 0u);
+  Runs<Level> runs(padding, run, channels, job.periodic, sentinel);
+
+  const auto count_runs = [&] {
+    for (int64_t i = 0; i < channels; ++i) {
+      inner.pairs(runs.sites(i), runs.neighbors(i), runs.length(), padding.shifts.data(), static_cast<int>(R),
+                  job.num_levels, tables.data() + i * R * table_size);
+    }
+    runs.clear();
+  };
   for (int64_t k = 0; k < K; ++k) {
+    int64_t counted = 0;
     const auto empty = [&] {
+      count_runs();
+      counted = 0;
       for (int64_t i = 0; i < channels; ++i) {
         empty_tables(tables.data() + i * R * table_size, R, job.num_levels, job.counts + ((c + i) * K + k) * R * cells);
       }
     };
-    int64_t counted = 0;
-    for (const int64_t* n = job.order.begin(k); n != job.order.end(k); ++n) {
-      if (counted + x.sites() > kTableLimit) {
-        empty();
-        counted = 0;
-      }
-      counted += x.sites();
-      reader.read(*n, c, channels, levels.data(), job.nans + c);
-      for (int64_t i = 0; i < channels; ++i) {
-        for (int64_t r = 0; r < R; ++r) {
-          count_plane(levels.data() + i * x.sites(), x.D, x.H, x.W, job.offsets[r], job.periodic, side,
-                      tables.data() + (i * R + r) * table_size);
-        }
-      }
+    const auto images = job.order.images(k);
+    for (size_t n = 0; n < images.size(); n += step) {
+      const auto some = images.subspan(n, std::min<size_t>(step, images.size() - n));
+      const int64_t pairs = std::ssize(some) * padding.pitch_n;
+      if (counted + pairs > kTableLimit) empty();
+      if (runs.room() < std::ssize(some)) count_runs();
+      reader.read(some, c, channels, dense.data(), dense_pitch, job.nans + c);
+      runs.add(std::ssize(some), dense.data(), dense_pitch);
+      counted += pairs;
     }
     if (counted > 0) empty();
   }
@@ -86,11 +142,12 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
   const ClassOrder order(labels, lattice.N, K);
   const Job job{lattice, edges.as<const float>(), num_levels,        offsets, periodic,
                 order,   counts.as<int64_t>(),    nans.as<int64_t>()};
+  const Padding padding(lattice, offsets, periodic);
   const int64_t block = channels_per_task(lattice);
   with_level_and_float(num_levels, lattice.dtype, [&](auto level, auto value) {
     parallel_for((lattice.C + block - 1) / block, threads, [&](int64_t task) {
       const int64_t c = task * block;
-      count_channels<decltype(level), decltype(value)>(job, c, std::min(block, lattice.C - c));
+      count_channels<decltype(level), decltype(value)>(job, padding, c, std::min(block, lattice.C - c));
     });
   });
 }

@@ -11,15 +11,18 @@ template <class Level, class T>
 void count_channels(const Lattice& x, const float* edges, int num_levels, const ClassOrder& order, int64_t c,
                     int64_t channels, int64_t* counts, int64_t* nans) {
   const int64_t K = order.num_classes(), sites = x.sites();
-  std::vector<Level> levels(channels * sites);
-  std::vector<int64_t> table(num_levels + 1);  // the last counter collects sites without a level
   LevelReader<T, Level> reader(x, edges, num_levels - 1);
+  const int64_t step = reader.images_per_call(), pitch = step * sites;
+  std::vector<Level> levels(channels * pitch);
+  std::vector<uint32_t> table(num_levels + 1);  // the last counter collects sites without a level
   for (int64_t k = 0; k < K; ++k) {
-    for (const int64_t* n = order.begin(k); n != order.end(k); ++n) {
-      reader.read(*n, c, channels, levels.data(), nans + c);
+    const auto images = order.images(k);
+    for (size_t n = 0; n < images.size(); n += step) {
+      const auto some = images.subspan(n, std::min<size_t>(step, images.size() - n));
+      reader.read(some, c, channels, levels.data(), pitch, nans + c);
       for (int64_t i = 0; i < channels; ++i) {
-        std::fill(table.begin(), table.end(), 0);
-        for (int64_t s = 0; s < sites; ++s) ++table[levels[i * sites + s]];
+        std::fill(table.begin(), table.end(), 0u);
+        kernels<Level>().histogram(levels.data() + i * pitch, std::ssize(some) * sites, num_levels, table.data());
         int64_t* row = counts + ((c + i) * K + k) * num_levels;
         for (int g = 0; g < num_levels; ++g) row[g] += table[g];
       }

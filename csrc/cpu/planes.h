@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <vector>
 
 #include "../core/lattice.h"
 #include "../core/levels.h"
-#include "levels_portable.h"
+#include "kernels.h"
 
 namespace ppf::cpu {
 
@@ -33,8 +34,9 @@ class ClassOrder {
   }
 
   int64_t num_classes() const { return static_cast<int64_t>(begin_.size()) - 1; }
-  const int64_t* begin(int64_t k) const { return images_.data() + begin_[k]; }
-  const int64_t* end(int64_t k) const { return images_.data() + begin_[k + 1]; }
+  std::span<const int64_t> images(int64_t k) const {
+    return {images_.data() + begin_[k], images_.data() + begin_[k + 1]};
+  }
 
  private:
   std::vector<int64_t> images_, begin_;
@@ -53,58 +55,105 @@ inline Lattice joined(Lattice x) {
   return x;
 }
 
-// Channels that one task reads together: one where a channel's sites lie together; a cache line's worth where the
-// channels of a site do (channels_last, or no spatial axes), since each line would be fetched once a channel otherwise.
+// Channels that one task reads together. One where a channel's map is large and lies together; several where they share
+// cache lines (channels_last, or no spatial axes) or where maps are small, since memory is read well in runs of some
+// kilobytes only.
+inline constexpr int64_t kMaxChannelsPerTask = 16;
+
 inline int64_t channels_per_task(const Lattice& x) {
   const bool channels_inside = x.sites() == 1 || std::abs(x.stride_c) < std::abs(joined(x).stride_w);
-  return channels_inside ? 16 : 1;
+  if (channels_inside) return kMaxChannelsPerTask;
+  constexpr int64_t kRunOfSites = 1024;
+  return std::clamp(kRunOfSites / x.sites(), int64_t{1}, kMaxChannelsPerTask);
 }
 
+// Levels of whole maps, dense, from activations of any dtype and strides.
 template <class T, class Level>
 class LevelReader {
  public:
   LevelReader(const Lattice& x, const float* edges, int num_edges)
-      : x_(joined(x)), sites_(x.sites()), edges_(edges), num_edges_(num_edges) {}
+      : x_(joined(x)), sites_(x.sites()), edges_(edges), num_edges_(num_edges), kernels_(kernels<Level>()) {}
 
-  // Levels of image n, channels c .. c+count-1, to out[count][sites], dense; sites without a level are added to nans[].
-  void read(int64_t n, int64_t c, int64_t count, Level* out, int64_t* nans) {
-    const T* image = static_cast<const T*>(x_.data) + n * x_.stride_n + c * x_.stride_c;
-    int64_t site = 0;
+  // How many images are read well in one call: small maps share the cost of a call.
+  int64_t images_per_call() const { return std::max<int64_t>(1, kChunk / sites_); }
+
+  // Levels of some images, channels c .. c+count-1, to out[i * pitch + image * sites + site]; sites without a level are
+  // added to nans[]. At most images_per_call() images.
+  void read(std::span<const int64_t> images, int64_t c, int64_t count, Level* out, int64_t pitch, int64_t* nans) {
+    if (images.size() > 1) {
+      for (size_t m = 0; m < images.size(); ++m)
+        gather(image_at(images[m], c), count, static_cast<int64_t>(m) * sites_);
+      quantise(values_, std::ssize(images) * sites_, c, count, out, pitch, nans);
+      return;
+    }
+    const T* image = image_at(images[0], c);
     for (int64_t d = 0; d < x_.D; ++d) {
-      for (int64_t h = 0; h < x_.H; ++h, site += x_.W) {
-        read_row(image + d * x_.stride_d + h * x_.stride_h, c, count, out + site, nans);
+      for (int64_t h = 0; h < x_.H; ++h) {
+        const T* row = image + d * x_.stride_d + h * x_.stride_h;
+        Level* to = out + (d * x_.H + h) * x_.W;
+        for (int64_t begin = 0; begin < x_.W; begin += kChunk) {
+          const int64_t length = std::min(kChunk, x_.W - begin);
+          quantise(values_of(row + begin * x_.stride_w, count, length), length, c, count, to + begin, pitch, nans);
+        }
       }
     }
   }
 
  private:
-  static constexpr int64_t kChunk = 256;
-  static constexpr int64_t kMaxChannels = 16;
+  static constexpr int64_t kChunk = 1024;
 
-  void read_row(const T* row, int64_t c, int64_t count, Level* out, int64_t* nans) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (count == 1 && (x_.stride_w == 1 || x_.W == 1)) {
-        nans[0] += levels_of(row, x_.W, edges_ + c * num_edges_, num_edges_, out);
-        return;
-      }
+  const T* image_at(int64_t n, int64_t c) const {
+    return static_cast<const T*>(x_.data) + n * x_.stride_n + c * x_.stride_c;
+  }
+
+  void quantise(const float* values, int64_t length, int64_t c, int64_t count, Level* out, int64_t pitch,
+                int64_t* nans) {
+    for (int64_t k = 0; k < count; ++k) {
+      nans[k] +=
+          kernels_.levels(values + k * kChunk, length, edges_ + (c + k) * num_edges_, num_edges_, out + k * pitch);
     }
-    for (int64_t begin = 0; begin < x_.W; begin += kChunk) {
-      const int64_t length = std::min(kChunk, x_.W - begin);
-      const T* chunk = row + begin * x_.stride_w;
-      for (int64_t i = 0; i < length; ++i) {
-        for (int64_t k = 0; k < count; ++k) values_[k][i] = to_float(chunk[i * x_.stride_w + k * x_.stride_c]);
-      }
-      for (int64_t k = 0; k < count; ++k) {
-        nans[k] += levels_of(values_[k], length, edges_ + (c + k) * num_edges_, num_edges_, out + k * sites_ + begin);
+  }
+
+  // The values of `count` channels at `length` sites, as float32 with kChunk between channels; in place where they lie
+  // so.
+  const float* values_of(const T* x, int64_t count, int64_t length) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (count == 1 && (x_.stride_w == 1 || length == 1)) return x;
+    }
+    copy(x, count, length, values_);
+    return values_;
+  }
+
+  // One whole small image, from `at` on.
+  void gather(const T* image, int64_t count, int64_t at) {
+    for (int64_t d = 0; d < x_.D; ++d) {
+      for (int64_t h = 0; h < x_.H; ++h, at += x_.W) {
+        copy(image + d * x_.stride_d + h * x_.stride_h, count, x_.W, values_ + at);
       }
     }
   }
+
+  void copy(const T* x, int64_t count, int64_t length, float* to) const {
+    if (x_.stride_w == 1) {
+      for (int64_t k = 0; k < count; ++k) widen(x + k * x_.stride_c, length, to + k * kChunk);
+      return;
+    }
+    for (int64_t i = 0; i < length; ++i) {
+      for (int64_t k = 0; k < count; ++k) to[k * kChunk + i] = to_float(x[i * x_.stride_w + k * x_.stride_c]);
+    }
+  }
+
+  static void widen(const float* x, int64_t n, float* to) { std::copy_n(x, n, to); }
+  static void widen(const double* x, int64_t n, float* to) { widening().from_float64(x, n, to); }
+  static void widen(const float16* x, int64_t n, float* to) { widening().from_float16(x, n, to); }
+  static void widen(const bfloat16* x, int64_t n, float* to) { widening().from_bfloat16(x, n, to); }
 
   const Lattice x_;
   const int64_t sites_;
   const float* edges_;
   const int num_edges_;
-  float values_[kMaxChannels][kChunk];
+  const Kernels<Level>& kernels_;
+  alignas(64) float values_[kMaxChannelsPerTask * kChunk];
 };
 
 inline int edges_per_channel(const TensorView& edges, int64_t num_channels) {

@@ -9,7 +9,7 @@ from .batches import Loaders
 
 
 def batches(count: int, seed: int, size: int = 32) -> list[tuple[Tensor, Tensor]]:
-    """`count` batches of (inputs (size, 1, 8, 8) float32, labels (size,) int64): stripes along one axis or the other, in noise."""
+    """`count` batches of (inputs (size, 1, 8, 8) float32, labels (size,) int64): stripes along one of two axes, in noise."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(count):

@@ -3,7 +3,6 @@
 from .aura import AuraEntropy, AuraInformation, InformationParts
 from .base import Estimator
 from .calibration import LevelCalibration
-from .entropy import entropy, information
 from .information import ChannelInformation
 
 __all__ = [
@@ -13,6 +12,4 @@ __all__ = [
     "Estimator",
     "InformationParts",
     "LevelCalibration",
-    "entropy",
-    "information",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..levels import Levels
-from ..neighborhood import Neighborhood
+from ..neighborhood import Neighborhood, checked_neighborhood
 from .base import Estimator
 from .entropy import Correction, entropy, information
 from .information import ChannelInformation
@@ -34,11 +34,10 @@ class _AuraEstimator(Estimator):
         correction: Correction = "miller-madow",
     ) -> None:
         super().__init__(levels, num_classes=num_classes, correction=correction)
-        named = isinstance(neighborhood, str)
-        self.neighborhood = neighborhood if named else tuple(tuple(int(i) for i in r) for r in neighborhood)
+        self.neighborhood = checked_neighborhood(neighborhood)
         self.periodic = periodic
 
-    def _count(self, x: Tensor, levels: Levels, labels: Any) -> Tensor:
+    def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
         return ops.aura_counts(
             x,
             levels,
@@ -47,7 +46,7 @@ class _AuraEstimator(Estimator):
             labels=labels,
             num_classes=self.num_classes if labels is not None else 1,
             into=self._counts,
-            nans=self._nans,
+            nans=nans,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .._checks import as_tensor, check_choice, check_count, check_shape, describe
+from .._checks import as_tensor, check_choice, check_count, describe
 from ..levels import Levels
 from ..ops import refuse_nans
 from .entropy import CORRECTIONS, Correction
@@ -93,9 +93,9 @@ class Estimator(ABC):
                 raise ValueError(f"{name}: labels: wanted (N,) integers, got None")
             if self.num_classes is None:
                 raise ValueError(f"{name}: num_classes: wanted the number of classes, got None")
-        if self._nans is None:
-            self._nans = torch.zeros(self.levels.channels, dtype=torch.int64, device=x.device)
-        self._counts = self._count(x, self.levels, labels if self.needs_labels else None)
+        nans = torch.zeros(self.levels.channels, dtype=torch.int64, device=x.device) if self._nans is None else self._nans
+        self._counts = self._count(x, self.levels, labels if self.needs_labels else None, nans)
+        self._nans = nans
         return self
 
     def merge(self, *others: Self) -> Self:
@@ -115,13 +115,15 @@ class Estimator(ABC):
                 raise ValueError(f"merge: wanted the same configuration {mine}, got {theirs}")
             if not _same_levels(self.levels, other.levels):
                 raise ValueError("merge: wanted the same levels, got other edges")
+        shapes = {tuple(e._counts.shape) for e in (self, *others) if e._counts is not None}
+        if len(shapes) > 1:
+            raise ValueError(f"merge: wanted counts of one shape, got {sorted(shapes)}")
         for other in others:
             if other._counts is None or other._nans is None:
                 continue
             if self._counts is None or self._nans is None:
                 self._counts, self._nans = other._counts.clone(), other._nans.clone()
             else:
-                check_shape("merge", "counts", other._counts, self._counts.shape, "those of self")
                 self._counts += other._counts.to(self._counts.device)
                 self._nans += other._nans.to(self._nans.device)
         return self
@@ -184,8 +186,8 @@ class Estimator(ABC):
         return {key: value for key, value in vars(self).items() if not key.startswith("_") and key != "levels"}
 
     @abstractmethod
-    def _count(self, x: Tensor, levels: Levels, labels: Any) -> Tensor:
-        """Counts with those of x added; must leave self as it was if it raises."""
+    def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
+        """The counts with those of x added, and NaN sites added to `nans`; changes nothing if it raises."""
 
     @abstractmethod
     def _compute(self, counts: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class LevelCalibration:
         x = as_tensor("LevelCalibration", "x", x)
         check_activation("LevelCalibration", x)
         room = self.sample - sum(piece.shape[1] for piece in self._pieces)
-        self._sites = x[0, 0].numel() if x.shape[0] and x.shape[1] else 0
+        self._sites = x.shape[2:].numel()
         values = x.movedim(1, 0).flatten(1)
         if room > 0 and values.shape[1] > 0:
             # At most a quarter of the sample from one batch, so that several batches are heard.

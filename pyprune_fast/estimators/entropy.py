@@ -42,8 +42,8 @@ def entropy(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -
     n = counts.flatten(-dims).to(torch.float64)
     total = n.sum(-1)
     safe = total.clamp(min=1)
-    # log N - (1/N) sum n log n: one pass, and exact zeros where n is 0.
-    plugin = torch.where(total > 0, safe.log() - torch.special.xlogy(n, n).sum(-1) / safe, 0.0).clamp(min=0)
+    # -p log p is exactly 0 for p = 0 and p = 1, so a constant map's entropy is exactly 0.
+    plugin: Tensor = torch.special.entr(n / safe.unsqueeze(-1)).sum(-1)
     if correction == "plug-in":
         return plugin
     return plugin + ((n > 0).sum(-1) - 1).clamp(min=0) / (2 * safe)

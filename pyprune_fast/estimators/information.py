@@ -34,8 +34,8 @@ class ChannelInformation(Estimator):
 
     needs_labels = True
 
-    def _count(self, x: Tensor, levels: Levels, labels: Any) -> Tensor:
-        return ops.joint_counts(x, levels, labels, self.num_classes, into=self._counts, nans=self._nans)
+    def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
+        return ops.joint_counts(x, levels, labels, self.num_classes, into=self._counts, nans=nans)
 
     def _compute(self, counts: Tensor) -> Tensor:
         return information(counts, 1, self.correction).clamp(min=0)

@@ -2,7 +2,7 @@
 
 from pyprune_fast.slicing import Plan
 
-from .allocation import Target, allocate, group_scores, hrel_schedule, plan_for
+from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .loop import CRITERIA, HRel, Pruner, Result, Round
@@ -30,6 +30,7 @@ __all__ = [
     "group_scores",
     "hrel_schedule",
     "latency",
+    "lowest",
     "peak_memory",
     "plan_for",
 ]

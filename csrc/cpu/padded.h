@@ -1,0 +1,93 @@
+// Level maps in one flat run, so that every offset is one constant shift and no kernel knows an edge.
+//
+// Rows are a pitch apart that leaves a gap as wide as the neighbourhood reaches; planes and images likewise. Gaps hold
+// the sentinel "no level", and pairs that touch it are not counted. With a periodic boundary there are two runs of one
+// layout: the sites with their gaps, and the neighbours, whose gaps hold the values from the other side of the map.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "../core/lattice.h"
+#include "../core/offset.h"
+
+namespace ppf::cpu {
+
+inline int64_t wrapped(int64_t i, int64_t extent) { return ((i % extent) + extent) % extent; }
+
+struct Padding {
+  int64_t D, H, W;
+  int64_t halo_d = 0, halo_h = 0, halo_w = 0;  // gap before each map, row and plane; free boundaries share one gap
+  int64_t pitch_h, pitch_d, pitch_n;
+  std::vector<int64_t> shifts;  // of the offsets, in the flat run
+
+  Padding(const Lattice& x, std::span<const Offset> offsets, bool periodic) : D(x.D), H(x.H), W(x.W) {
+    std::vector<Offset> reach(offsets.begin(), offsets.end());
+    for (Offset& r : reach) {
+      if (periodic) {
+        r = {wrapped(r.d, D), wrapped(r.h, H), wrapped(r.w, W)};
+      } else {
+        // An offset beyond the map meets nothing; the nearest one that meets nothing needs a smaller gap.
+        r = {std::clamp(r.d, -D, D), std::clamp(r.h, -H, H), std::clamp(r.w, -W, W)};
+      }
+      halo_d = std::max(halo_d, std::abs(r.d));
+      halo_h = std::max(halo_h, std::abs(r.h));
+      halo_w = std::max(halo_w, std::abs(r.w));
+    }
+    pitch_h = W + halo_w;
+    pitch_d = (H + halo_h) * pitch_h;
+    pitch_n = (D + halo_d) * pitch_d;
+    for (const Offset& r : reach) shifts.push_back(r.d * pitch_d + r.h * pitch_h + r.w);
+  }
+
+  // Levels before the first and after the last image that a shift may reach.
+  int64_t margin() const { return halo_d * pitch_d + halo_h * pitch_h + halo_w; }
+
+  // Puts a dense map into the run; `run` points to the map's first site. Gaps are left as they are.
+  template <class Level>
+  void place(const Level* dense, Level* run) const {
+    for (int64_t d = 0; d < D; ++d) {
+      for (int64_t h = 0; h < H; ++h, dense += W) copy_row(dense, W, run + d * pitch_d + h * pitch_h);
+    }
+  }
+
+  // memcpy costs more than a short row is worth.
+  template <class Level>
+  static void copy_row(const Level* from, int64_t count, Level* to) {
+    const int64_t bytes = count * int64_t{sizeof(Level)};
+    if (bytes >= 16) {
+      copy_in_steps<16>(from, bytes, to);
+    } else if (bytes >= 8) {
+      copy_in_steps<8>(from, bytes, to);
+    } else if (bytes >= 4) {
+      copy_in_steps<4>(from, bytes, to);
+    } else {
+      copy_in_steps<1>(from, bytes, to);
+    }
+  }
+
+  // Of one size each, the last step overlapping the one before it.
+  template <int kStep>
+  static void copy_in_steps(const void* from, int64_t bytes, void* to) {
+    const auto* source = static_cast<const char*>(from);
+    auto* target = static_cast<char*>(to);
+    for (int64_t i = 0; i < bytes - kStep; i += kStep) std::memcpy(target + i, source + i, kStep);
+    if (bytes > 0) std::memcpy(target + bytes - kStep, source + bytes - kStep, kStep);
+  }
+
+  // The same with gaps filled from the other side of the map. Offsets are not negative here, so gaps follow the map.
+  template <class Level>
+  void place_wrapped(const Level* dense, Level* run) const {
+    for (int64_t d = 0; d < D + halo_d; ++d) {
+      for (int64_t h = 0; h < H + halo_h; ++h) {
+        const Level* row = dense + ((d % D) * H + h % H) * W;
+        for (int64_t w = 0; w < W + halo_w; ++w) run[d * pitch_d + h * pitch_h + w] = row[w % W];
+      }
+    }
+  }
+};
+
+}  // namespace ppf::cpu

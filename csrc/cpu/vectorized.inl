@@ -1,0 +1,154 @@
+// The inner loops in plain C++ that a compiler vectorises. Included once for every SIMD level, inside that level's
+// namespace and target region: no header may be included here, and no library function called that could be shared
+// between levels.
+
+// --- levels ----------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kLevelBlock = 256;
+constexpr int kMaxComparedEdges = 31;
+
+// Few edges: count them one after the other over a small block of values.
+template <class Level>
+int64_t levels_by_comparison(const float* values, int64_t n, const float* edges, int num_edges, Level* out) {
+  int64_t nans = 0;
+  for (int64_t begin = 0; begin < n; begin += kLevelBlock) {
+    const int64_t count = n - begin < kLevelBlock ? n - begin : kLevelBlock;
+    const float* x = values + begin;
+    int32_t level[kLevelBlock];
+    for (int64_t i = 0; i < count; ++i) level[i] = x[i] != x[i] ? num_edges + 1 : 0;
+    for (int64_t i = 0; i < count; ++i) nans += level[i] != 0;
+    for (int e = 0; e < num_edges; ++e) {
+      const float edge = edges[e];
+      for (int64_t i = 0; i < count; ++i) level[i] += edge < x[i];
+    }
+    for (int64_t i = 0; i < count; ++i) out[begin + i] = static_cast<Level>(level[i]);
+  }
+  return nans;
+}
+
+// Many edges: a binary search without branches, several values side by side.
+template <class Level>
+int64_t levels_by_search(const float* values, int64_t n, const float* edges, int num_edges, Level* out) {
+  int64_t nans = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = values[i];
+    int base = 0;
+    for (int length = num_edges; length > 1;) {
+      const int half = length / 2;
+      base += edges[base + half - 1] < x ? half : 0;
+      length -= half;
+    }
+    const bool nan = x != x;
+    nans += nan;
+    out[i] = static_cast<Level>(nan ? num_edges + 1 : base + (edges[base] < x));
+  }
+  return nans;
+}
+
+template <class Level>
+int64_t levels(const float* values, int64_t n, const float* edges, int num_edges, Level* out) {
+  return num_edges <= kMaxComparedEdges ? levels_by_comparison(values, n, edges, num_edges, out)
+                                        : levels_by_search(values, n, edges, num_edges, out);
+}
+
+// --- histogram -------------------------------------------------------------------------------------------------------
+
+constexpr int kMaxComparedLevels = 64;
+
+// Few levels: one pass of comparisons a level over a block in L1, summed in bytes that cannot overflow.
+inline void histogram_by_comparison(const uint8_t* levels, int64_t n, int num_levels, uint32_t* table) {
+  constexpr int64_t kLanes = 64, kRows = 255;
+  for (int64_t begin = 0; begin < n; begin += kLanes * kRows) {
+    const int64_t count = n - begin < kLanes * kRows ? n - begin : kLanes * kRows;
+    const uint8_t* block = levels + begin;
+    const int64_t rows = count / kLanes;
+    for (int g = 0; g < num_levels; ++g) {
+      const auto level = static_cast<uint8_t>(g);
+      uint8_t lane[kLanes] = {};
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t i = 0; i < kLanes; ++i) lane[i] += block[row * kLanes + i] == level;
+      }
+      uint32_t sum = 0;
+      for (int64_t i = 0; i < kLanes; ++i) sum += lane[i];
+      for (int64_t i = rows * kLanes; i < count; ++i) sum += block[i] == level;
+      table[g] += sum;
+    }
+  }
+}
+
+template <class Level>
+void histogram(const Level* levels, int64_t n, int num_levels, uint32_t* table) {
+  if constexpr (sizeof(Level) == 1) {
+    if (num_levels <= kMaxComparedLevels) return histogram_by_comparison(levels, n, num_levels, table);
+  }
+  // Two tables take turns, so that equal neighbours do not wait for each other.
+  uint32_t other[257] = {};
+  int64_t i = 0;
+  for (; i + 1 < n; i += 2) {
+    ++table[levels[i]];
+    ++other[levels[i + 1]];
+  }
+  if (i < n) ++table[levels[i]];
+  for (int g = 0; g <= num_levels; ++g) table[g] += other[g];
+}
+
+// --- pairs -----------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kPairBlock = 512;
+
+// Cells of a block of pairs are computed first, which vectorises; then counted. Offsets take turns in the inner loop,
+// so that increments of one cell (a rectified map's zeros) do not wait for each other.
+template <int kShifts, class Level, class Cell>
+void pairs_of(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int side, uint32_t* tables) {
+  const int64_t table_size = int64_t{side} * side;
+  Cell cell[kShifts][kPairBlock];
+  for (int64_t begin = 0; begin < n; begin += kPairBlock) {
+    const int64_t count = n - begin < kPairBlock ? n - begin : kPairBlock;
+    for (int r = 0; r < kShifts; ++r) {
+      const Level* a = site + begin;
+      const Level* b = neighbor + begin + shift[r];
+      for (int64_t i = 0; i < count; ++i) cell[r][i] = static_cast<Cell>(a[i] * side + b[i]);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      for (int r = 0; r < kShifts; ++r) ++tables[r * table_size + cell[r][i]];
+    }
+  }
+}
+
+template <class Level, class Cell>
+void pairs_of_any(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int side,
+                  uint32_t* tables) {
+  const int64_t table_size = int64_t{side} * side;
+  while (num_shifts >= 4) {
+    pairs_of<4, Level, Cell>(site, neighbor, n, shift, side, tables);
+    shift += 4, num_shifts -= 4, tables += 4 * table_size;
+  }
+  if (num_shifts == 3) pairs_of<3, Level, Cell>(site, neighbor, n, shift, side, tables);
+  if (num_shifts == 2) pairs_of<2, Level, Cell>(site, neighbor, n, shift, side, tables);
+  if (num_shifts == 1) pairs_of<1, Level, Cell>(site, neighbor, n, shift, side, tables);
+}
+
+template <class Level>
+void pairs(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int num_levels,
+           uint32_t* tables) {
+  const int side = num_levels + 1;
+  if (side * side <= 65536) {
+    pairs_of_any<Level, uint16_t>(site, neighbor, n, shift, num_shifts, side, tables);
+  } else {
+    pairs_of_any<Level, uint32_t>(site, neighbor, n, shift, num_shifts, side, tables);
+  }
+}
+
+// --- widening --------------------------------------------------------------------------------------------------------
+
+inline void from_float16(const float16* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+}
+
+inline void from_bfloat16(const bfloat16* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+}
+
+inline void from_float64(const double* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+}

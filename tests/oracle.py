@@ -1,0 +1,147 @@
+"""What the ops mean, in plain Python loops. Imports nothing of ours; torch only carries tensors in and out.
+
+Letters: N images, C channels, L levels, K classes, R offsets, g and h the levels of a site and of its neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LN2 = math.log(2)
+# Entropies are differences of numbers below log N < 16 that are added up in a few steps of one rounding each.
+TOLERANCE = 256 * 2.0**-52
+
+# method.md, section 6: map, aura matrix of the 4-neighbourhood, H_A in bits for the axial and the Moore neighbourhood.
+GOLDEN: dict[str, tuple[list[list[float]], list[list[int]], float, float]] = {
+    "constant": ([[0] * 4] * 4, [[48]], 0.0, 0.0),
+    "checkerboard": ([[0, 1, 0, 1], [1, 0, 1, 0]] * 2, [[0, 24], [24, 0]], 1.0, 1.985228),
+    "stripes": ([[0, 1, 0, 1]] * 4, [[12, 12], [12, 12]], 2.0, 1.863121),
+    "halves": ([[0, 0, 1, 1]] * 4, [[20, 4], [4, 20]], 1.650022, 1.791858),
+    "single": ([[0] * 4, [0, 1, 0, 0], [0] * 4, [0] * 4], [[40, 4], [4, 0]], 0.816689, 0.892943),
+    "distinct": (
+        [[0, 1, 2], [3, 4, 5], [6, 7, 8]],
+        [[int(abs(g // 3 - h // 3) + abs(g % 3 - h % 3) == 1) for h in range(9)] for g in range(9)],
+        4.584963,
+        5.321928,
+    ),
+}
+
+
+def golden_levels(image: list[list[float]]) -> Tensor:
+    """Edges (1, L-1) that give every distinct value a level of its own; a constant map gets L = 2, its second level empty."""
+    distinct = len({value for row in image for value in row})
+    return torch.arange(max(distinct - 1, 1))[None] + 0.5
+
+
+def float32(x: float) -> float:
+    """The nearest float32."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", x))[0])
+    except OverflowError:
+        return math.copysign(math.inf, x)
+
+
+def level(x: float, edges: Sequence[float]) -> int | None:
+    """Number of edges strictly below x, compared in float32; NaN has no level."""
+    rounded = float32(x)
+    return None if math.isnan(rounded) else sum(edge < rounded for edge in edges)
+
+
+def level_map(x: Tensor, edges: Tensor) -> dict[tuple[int, ...], int | None]:
+    """Site (n, c, ...) -> its level."""
+    values, rows = x.tolist(), edges.tolist()
+    return {site: level(at(values, site), rows[site[1]]) for site in product(*map(range, x.shape))}
+
+
+def nan_counts(x: Tensor) -> Tensor:
+    """(C,) number of sites without a level."""
+    values = x.tolist()
+    missing = Counter(site[1] for site in product(*map(range, x.shape)) if math.isnan(at(values, site)))
+    return torch.tensor([missing[c] for c in range(x.shape[1])], dtype=torch.int64)
+
+
+def aura_counts(
+    x: Tensor,
+    edges: Tensor,
+    offsets: Sequence[Sequence[int]],
+    labels: Sequence[int] | None = None,
+    num_classes: int = 1,
+    periodic: bool = False,
+) -> Tensor:
+    """counts[c, k, r, g, h] = pairs (s, s + r) in images of class k, both inside the map and both with a level."""
+    levels, extents = level_map(x, edges), x.shape[2:]
+    found: Counter[tuple[int, ...]] = Counter()
+    for site, (r, offset) in product(levels, enumerate(offsets)):
+        n, c, *place = site
+        there = [i + step for i, step in zip(place, offset, strict=True)]
+        if periodic:
+            there = [i % extent for i, extent in zip(there, extents, strict=True)]
+        elif not all(0 <= i < extent for i, extent in zip(there, extents, strict=True)):
+            continue
+        g, h = levels[site], levels[(n, c, *there)]
+        if g is not None and h is not None:
+            found[c, 0 if labels is None else labels[n], r, g, h] += 1
+    L = edges.shape[1] + 1
+    return _filled(found, (x.shape[1], num_classes, len(offsets), L, L))
+
+
+def joint_counts(x: Tensor, edges: Tensor, labels: Sequence[int] | None = None, num_classes: int = 1) -> Tensor:
+    """counts[c, k, g] = sites of level g in images of class k."""
+    found: Counter[tuple[int, ...]] = Counter()
+    for (n, c, *_), g in level_map(x, edges).items():
+        if g is not None:
+            found[c, 0 if labels is None else labels[n], g] += 1
+    return _filled(found, (x.shape[1], num_classes, edges.shape[1] + 1))
+
+
+def take(x: Tensor, rows: Sequence[int] | None, columns: Sequence[int] | None) -> Tensor:
+    """out[i, j, ...] = x[rows[i], columns[j], ...]."""
+    nested = x.tolist()
+    kept = nested if rows is None else [nested[i] for i in rows]
+    if columns is not None:
+        kept = [[row[j] for j in columns] for row in kept]
+    shape = list(x.shape)
+    shape[:2] = [len(rows) if rows is not None else shape[0], *([] if x.ndim < 2 else shape[1:2])]
+    if columns is not None:
+        shape[1] = len(columns)
+    return torch.tensor(kept, dtype=x.dtype).reshape(shape)
+
+
+def entropy(counts: Iterable[int], corrected: bool = False) -> float:
+    """H(p) = -sum p log p, term by term."""
+    kept = [n for n in counts if n]
+    total = sum(kept)
+    return -math.fsum(n / total * math.log(n / total) for n in kept) + corrected * (len(kept) - 1) / (2 * total or 1)
+
+
+def information(tables: list[list[int]], corrected: bool = False) -> float:
+    """H(pooled) - sum_k w_k H(class k)."""
+    total = sum(map(sum, tables))
+    pooled = entropy(map(sum, zip(*tables, strict=True)), corrected)
+    return pooled - math.fsum(sum(t) / total * entropy(t, corrected) for t in tables if any(t))
+
+
+def close(a: Tensor | float, b: Tensor | float) -> bool:
+    return bool((torch.as_tensor(a, dtype=torch.float64) - torch.as_tensor(b, dtype=torch.float64)).abs().max() <= TOLERANCE)
+
+
+def at(nested: Any, index: Sequence[int]) -> Any:
+    """The element of nested lists at an index."""
+    for i in index:
+        nested = nested[i]
+    return nested
+
+
+def _filled(found: Counter[tuple[int, ...]], shape: Sequence[int]) -> Tensor:
+    counts = torch.zeros(tuple(shape), dtype=torch.int64)
+    for cell, number in found.items():
+        counts[cell] = number
+    return counts

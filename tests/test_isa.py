@@ -1,0 +1,76 @@
+"""SIMD levels: the forced one is active, and all of them count the same, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from strategies import Case, cases
+
+from pyprune_fast import Levels, _cpu, ops
+from pyprune_fast._native import build_info
+
+ALL = ("portable", "avx2", "avx512", "amx")
+OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    before = _cpu.isa()
+    yield
+    _cpu.set_isa(before)
+
+
+def counted(case: Case, isa: str) -> list[torch.Tensor]:
+    _cpu.set_isa(isa)
+    assert _cpu.isa() == isa
+    nans = torch.zeros(2, case.x.shape[1], dtype=torch.int64)
+    classes = {"labels": case.labels, "num_classes": case.num_classes}
+    aura = ops.aura_counts(case.x, case.levels, neighborhood=case.offsets, periodic=case.periodic, nans=nans[0], **classes)
+    return [aura, ops.joint_counts(case.x, case.levels, nans=nans[1], **classes), nans]
+
+
+@given(cases(nan=True))
+def test_levels_race(case: Case) -> None:
+    first = counted(case, OFFERED[0])
+    for isa in OFFERED[1:]:
+        for a, b in zip(first, counted(case, isa), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("num_levels", [2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65, 128, 129, 255, 256])
+@pytest.mark.parametrize("isa", OFFERED)
+def test_every_edge_every_tail(isa: str, num_levels: int) -> None:
+    """Values on, just under and just over each edge, at every position of a vector: against a plain count of edges."""
+    torch.manual_seed(0)
+    edges = torch.randn(1, num_levels - 1).sort(1).values
+    around = torch.cat([edges, edges.nextafter(torch.tensor(-9e9)), edges.nextafter(torch.tensor(9e9))], 1)
+    ends = torch.tensor([[float("inf"), -float("inf"), float("nan"), 0.0, -0.0]])
+    _cpu.set_isa(isa)
+    for start in (0, 1, 5):
+        x = torch.cat([around, ends, around.flip(1)], 1)[:, start:]
+        finite = x[~x.isnan()]
+        wanted = torch.bincount((edges[0][None] < finite[:, None]).sum(1), minlength=num_levels)
+        nans = torch.zeros(1, dtype=torch.int64)
+        got = ops.joint_counts(x[:, None], Levels(edges), nans=nans)
+        assert torch.equal(got[0, 0], wanted)
+        assert nans.item() == x.isnan().sum().item()
+
+
+@pytest.mark.parametrize("isa", OFFERED)
+def test_environment_forces_a_level(isa: str) -> None:
+    code = "from pyprune_fast import build_info; print(build_info()['isa'])"
+    env = {**os.environ, "PYPRUNE_FAST_ISA": isa}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{isa}, highest here {OFFERED[-1]}\n"
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="PYPRUNE_FAST_ISA: wanted one of portable, .*got 'sse9'"):
+        _cpu.set_isa("sse9")
+    assert build_info()["isa"].startswith(_cpu.isa())
