@@ -6,11 +6,14 @@ TypeError: not a tensor, or a wrong dtype. ValueError: shape, range, or tensors 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Correction = Literal["plug-in", "miller-madow"]  # of an entropy estimate
+CORRECTIONS = ("plug-in", "miller-madow")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -43,6 +43,33 @@ def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor
     counts += torch.bincount(cell[levels < L], minlength=C * K * L).reshape(C, K, L)
 
 
+def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
+    """Contract: csrc/core/pairs.h."""
+    levels, _ = _levels_and_classes(x, edges, None, nans)
+    C, _, L, _ = counts.shape
+    rows = levels.movedim(1, 0).flatten(1)  # (C, N * sites)
+    table = torch.arange(C, device=x.device)[:, None] * (L * L)
+    for a in range(C):
+        cell = table + rows[a] * L + rows
+        kept = cell[(rows[a] < L) & (rows < L)]
+        counts[a] += torch.bincount(kept, minlength=C * L * L).reshape(C, L, L)
+
+
+def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
+    """Contract: csrc/core/pairs.h."""
+    C, L = x.shape[1], edges.shape[1] + 1
+    counts = torch.zeros(C, C, L, L, dtype=torch.int64, device=x.device)
+    pair_counts(x, edges, counts, nans)
+    total = counts.sum((-2, -1)).double().clamp(min=1)
+    entropies = []
+    for n in (counts.sum(-1), counts.sum(-2), counts.flatten(-2)):
+        plugin = torch.special.entr(n / total[..., None]).sum(-1)
+        cells = (n > 0).sum(-1)
+        entropies.append(plugin + (cells - 1).clamp(min=0) / (2 * total) if miller_madow else plugin)
+    result: Tensor = entropies[0] + entropies[1] - entropies[2]
+    return result
+
+
 def take(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     """Contract: csrc/core/take.h."""
     if rows is not None:

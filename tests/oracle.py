@@ -102,6 +102,31 @@ def joint_counts(x: Tensor, edges: Tensor, labels: Sequence[int] | None = None, 
     return _filled(found, (x.shape[1], num_classes, edges.shape[1] + 1))
 
 
+def pair_counts(x: Tensor, edges: Tensor) -> Tensor:
+    """counts[a, b, g, h] = sites with level g in channel a and level h in channel b, both with a level."""
+    levels, C, L = level_map(x, edges), x.shape[1], edges.shape[1] + 1
+    counts = torch.zeros(C, C, L, L, dtype=torch.int64)
+    for (n, a, *place), b in product(levels, range(C)):
+        g, h = levels[(n, a, *place)], levels[(n, b, *place)]
+        if g is not None and h is not None:
+            counts[a, b, g, h] += 1
+    return counts
+
+
+def norms(x: Tensor, power: int, factor: Tensor | None = None) -> tuple[list[float], list[float]]:
+    """Sums of |x|^p (or |x * factor|^p) over all but axis 0, and over all but axis 1, each by exact summation."""
+    values, factors = x.tolist(), None if factor is None else factor.tolist()
+    terms: dict[int, dict[int, list[float]]] = {0: {}, 1: {}}
+    for place in product(*map(range, x.shape)):
+        term = abs(at(values, place) * (1.0 if factors is None else at(factors, place))) ** power
+        for axis in (0, 1):
+            terms[axis].setdefault(place[axis] if axis < x.ndim else 0, []).append(term)
+    rows, columns = (
+        [math.fsum(terms[axis].get(i, [])) for i in range(x.shape[axis] if axis < x.ndim else 1)] for axis in (0, 1)
+    )
+    return rows, columns
+
+
 def take(x: Tensor, rows: Sequence[int] | None, columns: Sequence[int] | None) -> Tensor:
     """out[i, j, ...] = x[rows[i], columns[j], ...]."""
     nested = x.tolist()

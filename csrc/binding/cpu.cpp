@@ -4,6 +4,7 @@
 
 #include "../core/aura.h"
 #include "../core/joint.h"
+#include "../core/pairs.h"
 #include "../core/take.h"
 #include "../cpu/isa.h"
 #include "describe.h"
@@ -23,6 +24,9 @@ PYBIND11_MODULE(_cpu, m) {
          int threads) { ppf::cpu::aura_counts(x, edges, offsets, periodic, labels, counts, nans, threads); },
       "x"_a, "edges"_a, "offsets"_a, "periodic"_a, "labels"_a.none(true), "counts"_a, "nans"_a, "threads"_a, release);
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
+        "threads"_a, release);
+  m.def("pair_counts", &ppf::cpu::pair_counts, "x"_a, "edges"_a, "counts"_a, "nans"_a, "threads"_a, release);
+  m.def("pair_information", &ppf::cpu::pair_information, "x"_a, "edges"_a, "miller_madow"_a, "information"_a, "nans"_a,
         "threads"_a, release);
   m.def("take", &ppf::cpu::take, "x"_a, "rows"_a.none(true), "columns"_a.none(true), "out"_a, "threads"_a, release);
   m.def("isa", &ppf::cpu::active_isa_name, "The SIMD level in use.");

@@ -37,14 +37,14 @@ namespace avx512 {
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,amx-tile,amx-int8")
 namespace amx {
-#include "pairs_amx.h"
+#include "cooccurrences_amx.h"
 
-void pairs(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
+void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
            int num_levels, uint32_t* tables) {
   if (num_levels <= kTileLevels) {
-    tile_pairs(site, neighbor, n, shift, num_shifts, num_levels, tables);
+    tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, tables);
   } else {
-    avx512::pairs(site, neighbor, n, shift, num_shifts, num_levels, tables);
+    avx512::cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, tables);
   }
 }
 }  // namespace amx
@@ -57,14 +57,14 @@ template <class Level>
 Kernels<Level> kernels_of(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::amx) {
-    if constexpr (sizeof(Level) == 1) return {avx512::tree_levels_of, avx512::histogram<Level>, amx::pairs};
-    return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::pairs<Level>};
+    if constexpr (sizeof(Level) == 1) return {avx512::tree_levels_of, avx512::histogram<Level>, amx::cooccurrences};
+    return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::cooccurrences<Level>};
   }
-  if (isa == Isa::avx512) return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::pairs<Level>};
-  if (isa == Isa::avx2) return {avx2::tree_levels_of<Level>, avx2::histogram<Level>, avx2::pairs<Level>};
+  if (isa == Isa::avx512) return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::cooccurrences<Level>};
+  if (isa == Isa::avx2) return {avx2::tree_levels_of<Level>, avx2::histogram<Level>, avx2::cooccurrences<Level>};
 #endif
   (void)isa;
-  return {portable::levels<Level>, portable::histogram<Level>, portable::pairs<Level>};
+  return {portable::levels<Level>, portable::histogram<Level>, portable::cooccurrences<Level>};
 }
 
 Widening widening_of(Isa isa) {

@@ -21,7 +21,7 @@ struct Kernels {
   // tables[r][site[i] * side + neighbor[i + shift[r]]] += 1 for i < n, side = L + 1, for num_shifts tables.
   // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and 64 levels further.
   // Cells that hold a sentinel may be left out: nobody reads them.
-  void (*pairs)(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
+  void (*cooccurrences)(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
                 int num_levels, uint32_t* tables);
 };
 

@@ -92,14 +92,14 @@ void histogram(const Level* levels, int64_t n, int num_levels, uint32_t* table) 
   for (int g = 0; g <= num_levels; ++g) table[g] += other[g];
 }
 
-// --- pairs -----------------------------------------------------------------------------------------------------------
+// --- cooccurrences -----------------------------------------------------------------------------------------------------------
 
 constexpr int64_t kPairBlock = 512;
 
 // Cells of a block of pairs are computed first, which vectorises; then counted. Offsets take turns in the inner loop,
 // so that increments of one cell (a rectified map's zeros) do not wait for each other.
 template <int kShifts, class Level, class Cell>
-void pairs_of(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int side, uint32_t* tables) {
+void cooccurrences_of(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int side, uint32_t* tables) {
   const int64_t table_size = int64_t{side} * side;
   Cell cell[kShifts][kPairBlock];
   for (int64_t begin = 0; begin < n; begin += kPairBlock) {
@@ -116,26 +116,26 @@ void pairs_of(const Level* site, const Level* neighbor, int64_t n, const int64_t
 }
 
 template <class Level, class Cell>
-void pairs_of_any(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int side,
+void cooccurrences_of_any(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int side,
                   uint32_t* tables) {
   const int64_t table_size = int64_t{side} * side;
   while (num_shifts >= 4) {
-    pairs_of<4, Level, Cell>(site, neighbor, n, shift, side, tables);
+    cooccurrences_of<4, Level, Cell>(site, neighbor, n, shift, side, tables);
     shift += 4, num_shifts -= 4, tables += 4 * table_size;
   }
-  if (num_shifts == 3) pairs_of<3, Level, Cell>(site, neighbor, n, shift, side, tables);
-  if (num_shifts == 2) pairs_of<2, Level, Cell>(site, neighbor, n, shift, side, tables);
-  if (num_shifts == 1) pairs_of<1, Level, Cell>(site, neighbor, n, shift, side, tables);
+  if (num_shifts == 3) cooccurrences_of<3, Level, Cell>(site, neighbor, n, shift, side, tables);
+  if (num_shifts == 2) cooccurrences_of<2, Level, Cell>(site, neighbor, n, shift, side, tables);
+  if (num_shifts == 1) cooccurrences_of<1, Level, Cell>(site, neighbor, n, shift, side, tables);
 }
 
 template <class Level>
-void pairs(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int num_levels,
+void cooccurrences(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int num_levels,
            uint32_t* tables) {
   const int side = num_levels + 1;
   if (side * side <= 65536) {
-    pairs_of_any<Level, uint16_t>(site, neighbor, n, shift, num_shifts, side, tables);
+    cooccurrences_of_any<Level, uint16_t>(site, neighbor, n, shift, num_shifts, side, tables);
   } else {
-    pairs_of_any<Level, uint32_t>(site, neighbor, n, shift, num_shifts, side, tables);
+    cooccurrences_of_any<Level, uint32_t>(site, neighbor, n, shift, num_shifts, side, tables);
   }
 }
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._checks import Correction
 from ..levels import Levels
 from ..neighborhood import Neighborhood, checked_neighborhood
 from .base import Estimator
-from .entropy import Correction, entropy, information
+from .entropy import entropy, information
 from .information import ChannelInformation
 
 

@@ -16,10 +16,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .._checks import as_tensor, check_choice, check_count, describe
+from .._checks import CORRECTIONS, Correction, as_tensor, check_choice, check_count, describe
 from ..levels import Levels
-from ..ops import refuse_nans
-from .entropy import CORRECTIONS, Correction
+from ..ops._common import refuse_nans
 
 
 class Estimator(ABC):

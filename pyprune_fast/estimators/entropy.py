@@ -8,15 +8,10 @@ Letters: n counts of a cell, N their sum.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from .._checks import check_choice
-
-Correction = Literal["plug-in", "miller-madow"]
-CORRECTIONS = ("plug-in", "miller-madow")
+from .._checks import CORRECTIONS, Correction, check_choice
 
 
 def entropy(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -> Tensor:

@@ -1,0 +1,175 @@
+// pair_counts and pair_information on the CPU. Contract: core/pairs.h.
+//
+// All channels become levels first, a byte a site. Then blocks of channel pairs are counted: a channel of the block's rows against
+// four of its columns at a time, which is the kernel of aura with the distance between channels as the shift. Sites are taken in
+// pieces, so that the levels of a block stay in the second-level cache.
+#include "../core/pairs.h"
+
+#include <cmath>
+
+#include "parallel.h"
+#include "planes.h"
+
+namespace ppf::cpu {
+namespace {
+
+constexpr int64_t kBlock = 16;       // channels in the rows and in the columns of a block
+constexpr int64_t kPiece = 8192;     // sites
+constexpr int64_t kSlack = 64;       // levels that a kernel may read beyond a channel
+
+// The levels of all channels, `pitch` apart.
+template <class Level>
+struct LevelTable {
+  int64_t channels, sites, pitch;
+  std::vector<Level> levels;
+
+  const Level* channel(int64_t c) const { return levels.data() + c * pitch; }
+};
+
+template <class Level, class T>
+LevelTable<Level> all_levels(const Lattice& x, const float* edges, int num_levels, int64_t* nans, int threads) {
+  const int64_t pitch = x.N * x.sites() + kSlack;
+  LevelTable<Level> table{x.C, x.N * x.sites(), pitch, std::vector<Level>(x.C * pitch)};
+  const ClassOrder order(std::nullopt, x.N, 1);
+  const int64_t block = channels_per_task(x);
+  parallel_for((x.C + block - 1) / block, threads, [&](int64_t task) {
+    const int64_t c = task * block, count = std::min(block, x.C - c);
+    LevelReader<T, Level> reader(x, edges, num_levels - 1);
+    const auto images = order.images(0);
+    const auto step = static_cast<size_t>(reader.images_per_call());
+    for (size_t n = 0; n < images.size(); n += step) {
+      const auto some = images.subspan(n, std::min(step, images.size() - n));
+      reader.read(some, c, count, table.levels.data() + c * pitch + static_cast<int64_t>(n) * x.sites(), pitch, nans + c);
+    }
+  });
+  return table;
+}
+
+// Calls take(a, b, table) for every pair a <= b, with the table (L+1) x (L+1) of 32-bit counts; the last row and column are to be
+// left alone. A channel's table with itself holds its counts on the diagonal.
+template <class Level, class Take>
+void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take&& take) {
+  const int64_t blocks = (x.channels + kBlock - 1) / kBlock;
+  const int64_t side = num_levels + 1, table_size = side * side;
+  const Kernels<Level>& inner = kernels<Level>();
+  parallel_for(blocks * blocks, threads, [&](int64_t task) {
+    const int64_t row = task / blocks * kBlock, column = task % blocks * kBlock;
+    if (row > column) return;
+    const int64_t columns = std::min(kBlock, x.channels - column);
+    int64_t shift[kBlock];
+    for (int64_t j = 0; j < columns; ++j) shift[j] = j * x.pitch;
+    std::vector<uint32_t> tables(columns * table_size);
+    for (int64_t a = row; a < std::min(row + kBlock, x.channels); ++a) {
+      const int64_t first = std::max(a, column) - column;  // pairs below the diagonal are left out
+      std::fill(tables.begin(), tables.end(), 0u);
+      for (int64_t s = 0; s < x.sites; s += kPiece) {
+        inner.cooccurrences(x.channel(a) + s, x.channel(column) + s, std::min(kPiece, x.sites - s), shift + first,
+                            static_cast<int>(columns - first), num_levels, tables.data() + first * table_size);
+      }
+      for (int64_t j = first; j < columns; ++j) take(a, column + j, tables.data() + j * table_size);
+    }
+  });
+}
+
+// n log n, from a table where n is small.
+class EntropyTerms {
+ public:
+  EntropyTerms() {
+    for (size_t n = 1; n < small_.size(); ++n) small_[n] = term(static_cast<double>(n));
+  }
+  double operator()(uint64_t n) const { return n < small_.size() ? small_[n] : term(static_cast<double>(n)); }
+
+ private:
+  static double term(double n) { return n * std::log(n); }
+  std::vector<double> small_ = std::vector<double>(4096, 0.0);
+};
+
+double information_of(const uint32_t* table, int num_levels, bool same, bool miller_madow, const EntropyTerms& terms) {
+  std::vector<uint64_t> columns(num_levels, 0);
+  uint64_t total = 0;
+  double joint = 0, row_sum = 0, column_sum = 0;
+  int cells = 0, rows = 0, used_columns = 0;
+  for (int g = 0; g < num_levels; ++g, table += num_levels + 1) {
+    uint64_t row = 0;
+    for (int h = 0; h < num_levels; ++h) {
+      joint += terms(table[h]);
+      cells += table[h] != 0;
+      columns[h] += table[h];
+      row += table[h];
+    }
+    row_sum += terms(row);
+    rows += row != 0;
+    total += row;
+  }
+  for (const uint64_t column : columns) {
+    column_sum += terms(column);
+    used_columns += column != 0;
+  }
+  if (total == 0) return 0;
+  const auto N = static_cast<double>(total);
+  const double log_n = std::log(N);
+  const double correction = miller_madow ? 1 / (2 * N) : 0;
+  if (same) return log_n - row_sum / N + (rows - 1) * correction;
+  return log_n - (row_sum + column_sum - joint) / N + (rows + used_columns - cells - 1) * correction;
+}
+
+struct Arguments {
+  Lattice lattice;
+  int num_levels;
+};
+
+Arguments checked(const TensorView& x, const TensorView& edges, const TensorView& out, const TensorView& nans) {
+  require_on_cpu(x, edges, out, nans);
+  const Lattice lattice = lattice_of(x);
+  const int num_levels = edges_per_channel(edges, lattice.C) + 1;
+  require(lattice.N * lattice.sites() < int64_t{1} << 32, "x: wanted fewer than 2^32 sites a channel in one call");
+  require_output(nans, DType::int64, lattice.C, "nans: wanted (C,) int64, contiguous, writable");
+  return {lattice, num_levels};
+}
+
+template <class Take>
+void count_pairs(const Arguments& arguments, const TensorView& edges, const TensorView& nans, int threads, Take&& take) {
+  const auto& [lattice, num_levels] = arguments;
+  if (lattice.C * lattice.N * lattice.sites() == 0) return;
+  with_level_and_float(num_levels, lattice.dtype, [&](auto level, auto value) {
+    const auto levels = all_levels<decltype(level), decltype(value)>(lattice, edges.as<const float>(), num_levels,
+                                                                     nans.as<int64_t>(), threads);
+    for_each_pair(levels, num_levels, threads, take);
+  });
+}
+
+}  // namespace
+
+void pair_counts(const TensorView& x, const TensorView& edges, const TensorView& counts, const TensorView& nans,
+                 int threads) {
+  const Arguments arguments = checked(x, edges, counts, nans);
+  const int64_t C = arguments.lattice.C, L = arguments.num_levels;
+  require_output(counts, DType::int64, C * C * L * L, "counts: wanted (C, C, L, L) int64, contiguous, writable");
+  auto* out = counts.as<int64_t>();
+  count_pairs(arguments, edges, nans, threads, [=](int64_t a, int64_t b, const uint32_t* table) {
+    int64_t* ab = out + (a * C + b) * L * L;
+    int64_t* ba = out + (b * C + a) * L * L;
+    for (int64_t g = 0; g < L; ++g) {
+      for (int64_t h = 0; h < L; ++h) {
+        ab[g * L + h] += table[g * (L + 1) + h];
+        if (a != b) ba[h * L + g] += table[g * (L + 1) + h];
+      }
+    }
+  });
+}
+
+void pair_information(const TensorView& x, const TensorView& edges, bool miller_madow, const TensorView& information,
+                      const TensorView& nans, int threads) {
+  const Arguments arguments = checked(x, edges, information, nans);
+  const int64_t C = arguments.lattice.C;
+  require_output(information, DType::float64, C * C, "information: wanted (C, C) float64, contiguous, writable");
+  auto* out = information.as<double>();
+  std::fill_n(out, C * C, 0.0);  // what no site tells
+  const EntropyTerms terms;
+  const int num_levels = arguments.num_levels;
+  count_pairs(arguments, edges, nans, threads, [=, &terms](int64_t a, int64_t b, const uint32_t* table) {
+    out[a * C + b] = out[b * C + a] = information_of(table, num_levels, a == b, miller_madow, terms);
+  });
+}
+
+}  // namespace ppf::cpu

@@ -1,0 +1,12 @@
+"""The ops: one file each, with schema, kernel per device, shape rule and public function.
+
+Public functions check arguments, allocate results and call the op. Nothing moves between devices. Letters: N images,
+C channels, L levels, K classes, R stored offsets.
+"""
+
+from .aura import aura_counts
+from .joint import joint_counts
+from .pairs import pair_counts, pair_information
+from .take import take
+
+__all__ = ["aura_counts", "joint_counts", "pair_counts", "pair_information", "take"]
