@@ -43,6 +43,15 @@ def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor
     counts += torch.bincount(cell[levels < L], minlength=C * K * L).reshape(C, K, L)
 
 
+def norms(x: Tensor, power: int, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Contract: csrc/core/norms.h; equal up to rounding, since the order of summation is torch's."""
+    matrix = x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, -1).float()
+    if factor is not None:
+        matrix = matrix * factor.reshape(matrix.shape).float()
+    terms = matrix.double().abs().pow(power)
+    return terms.sum((1, 2)).float(), terms.sum((0, 2)).float()
+
+
 def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
     """Contract: csrc/core/pairs.h."""
     levels, _ = _levels_and_classes(x, edges, None, nans)

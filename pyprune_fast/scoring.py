@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import ops
 from ._checks import check_count, describe
 from .estimators import AuraInformation, Estimator, LevelCalibration
 from .observe import Observation, Observer, Tap, eval_mode, find_taps, observe
@@ -149,10 +150,11 @@ def score_weights(model: nn.Module, norm: int = 1, *, layers: Sequence[str] | No
     scores = {}
     for name in _weighted_layers(model, layers):
         layer = model.get_submodule(name)
-        weight = layer.weight.detach().float()  # type: ignore[operator]
+        weight: Any = layer.weight
         if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...): to (out, in / groups, ...)
             weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-        scores[name] = torch.linalg.vector_norm(weight.flatten(1), ord=norm, dim=1).double().cpu()
+        sums = ops.norms(weight, norm)[0].double().cpu()
+        scores[name] = sums if norm == 1 else sums.sqrt()
     return Scores(scores, f"L{norm}")
 
 

@@ -4,6 +4,7 @@
 
 #include "../core/aura.h"
 #include "../core/joint.h"
+#include "../core/norms.h"
 #include "../core/pairs.h"
 #include "../core/take.h"
 #include "../cpu/isa.h"
@@ -25,6 +26,8 @@ PYBIND11_MODULE(_cpu, m) {
       "x"_a, "edges"_a, "offsets"_a, "periodic"_a, "labels"_a.none(true), "counts"_a, "nans"_a, "threads"_a, release);
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
         "threads"_a, release);
+  m.def("norms", &ppf::cpu::norms, "x"_a, "power"_a, "factor"_a.none(true), "rows"_a, "columns"_a, "threads"_a,
+        release);
   m.def("pair_counts", &ppf::cpu::pair_counts, "x"_a, "edges"_a, "counts"_a, "nans"_a, "threads"_a, release);
   m.def("pair_information", &ppf::cpu::pair_information, "x"_a, "edges"_a, "miller_madow"_a, "information"_a, "nans"_a,
         "threads"_a, release);

@@ -98,7 +98,7 @@ void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t c
   const auto count_runs = [&] {
     for (int64_t i = 0; i < channels; ++i) {
       inner.cooccurrences(runs.sites(i), runs.neighbors(i), runs.length(), padding.shifts.data(), static_cast<int>(R),
-                  job.num_levels, tables.data() + i * R * table_size);
+                          job.num_levels, tables.data() + i * R * table_size);
     }
     runs.clear();
   };

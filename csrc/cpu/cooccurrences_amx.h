@@ -85,8 +85,8 @@ inline void add_tile(const uint32_t (&tile)[kTileLevels][16], int num_levels, ui
 }
 
 template <int kRows, int kShifts>
-void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_levels,
-                    uint32_t* tables) {
+void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift,
+                            int num_levels, uint32_t* tables) {
   TileConfig config;
   for (int t = 0; t < 8; ++t) {
     config.row_bytes[t] = 64;
@@ -135,8 +135,8 @@ void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_
 }
 
 template <int kRows>
-void tile_cooccurrences_of(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                   int num_levels, uint32_t* tables) {
+void tile_cooccurrences_of(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift,
+                           int num_shifts, int num_levels, uint32_t* tables) {
   const int64_t table_size = int64_t{num_levels + 1} * (num_levels + 1);
   for (; num_shifts >= 4; shift += 4, num_shifts -= 4, tables += 4 * table_size) {
     cooccurrences_by_tiles<kRows, 4>(site, neighbor, n, shift, num_levels, tables);
@@ -146,8 +146,8 @@ void tile_cooccurrences_of(const uint8_t* site, const uint8_t* neighbor, int64_t
   if (num_shifts == 1) cooccurrences_by_tiles<kRows, 1>(site, neighbor, n, shift, num_levels, tables);
 }
 
-inline void tile_cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                       int num_levels, uint32_t* tables) {
+inline void tile_cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift,
+                               int num_shifts, int num_levels, uint32_t* tables) {
   if (num_levels <= 8) {
     tile_cooccurrences_of<8>(site, neighbor, n, shift, num_shifts, num_levels, tables);
   } else {

@@ -40,7 +40,7 @@ namespace amx {
 #include "cooccurrences_amx.h"
 
 void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-           int num_levels, uint32_t* tables) {
+                   int num_levels, uint32_t* tables) {
   if (num_levels <= kTileLevels) {
     tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, tables);
   } else {
@@ -93,5 +93,19 @@ const Widening& widening() {
                                   widening_of(Isa::amx)};
   return sets[static_cast<int>(active_isa())];
 }
+
+template <class T>
+NormBlock<T> norm_block(int power, bool with_factor) {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::avx512) return avx512::norm_block<T>(power, with_factor);
+  if (active_isa() == Isa::avx2) return avx2::norm_block<T>(power, with_factor);
+#endif
+  return portable::norm_block<T>(power, with_factor);
+}
+
+template NormBlock<float> norm_block<float>(int, bool);
+template NormBlock<double> norm_block<double>(int, bool);
+template NormBlock<float16> norm_block<float16>(int, bool);
+template NormBlock<bfloat16> norm_block<bfloat16>(int, bool);
 
 }  // namespace ppf::cpu

@@ -22,7 +22,7 @@ struct Kernels {
   // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and 64 levels further.
   // Cells that hold a sentinel may be left out: nobody reads them.
   void (*cooccurrences)(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                int num_levels, uint32_t* tables);
+                        int num_levels, uint32_t* tables);
 };
 
 // Widening to float32, which is exact (float64: rounding). Strides are 1.
@@ -32,10 +32,18 @@ struct Widening {
   void (*from_float64)(const double* x, int64_t n, float* out);
 };
 
-// The set of the active level, or the nearest below it.
+// Sums of |x|^p (or |x * factor|^p) of a block of rows: each row's own is written, the sums of positions are added to.
+template <class T>
+using NormBlock = void (*)(const T* x, const T* factor, int64_t row_stride, int64_t rows, int64_t entries,
+                           double* row_sums, float* position_sums);
+
+// Each of these is of the active level.
 template <class Level>
 const Kernels<Level>& kernels();
 
 const Widening& widening();
+
+template <class T>
+NormBlock<T> norm_block(int power, bool with_factor);
 
 }  // namespace ppf::cpu

@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <span>
 #include <vector>
 
 #include "../core/lattice.h"
 #include "../core/offset.h"
+#include "copy.h"
 
 namespace ppf::cpu {
 
@@ -50,32 +50,11 @@ struct Padding {
   template <class Level>
   void place(const Level* dense, Level* run) const {
     for (int64_t d = 0; d < D; ++d) {
-      for (int64_t h = 0; h < H; ++h, dense += W) copy_row(dense, W, run + d * pitch_d + h * pitch_h);
+      for (int64_t h = 0; h < H; ++h, dense += W) {
+        copy_short(reinterpret_cast<const char*>(dense), W * int64_t{sizeof(Level)},
+                   reinterpret_cast<char*>(run + d * pitch_d + h * pitch_h));
+      }
     }
-  }
-
-  // memcpy costs more than a short row is worth.
-  template <class Level>
-  static void copy_row(const Level* from, int64_t count, Level* to) {
-    const int64_t bytes = count * int64_t{sizeof(Level)};
-    if (bytes >= 16) {
-      copy_in_steps<16>(from, bytes, to);
-    } else if (bytes >= 8) {
-      copy_in_steps<8>(from, bytes, to);
-    } else if (bytes >= 4) {
-      copy_in_steps<4>(from, bytes, to);
-    } else {
-      copy_in_steps<1>(from, bytes, to);
-    }
-  }
-
-  // Of one size each, the last step overlapping the one before it.
-  template <int kStep>
-  static void copy_in_steps(const void* from, int64_t bytes, void* to) {
-    const auto* source = static_cast<const char*>(from);
-    auto* target = static_cast<char*>(to);
-    for (int64_t i = 0; i < bytes - kStep; i += kStep) std::memcpy(target + i, source + i, kStep);
-    if (bytes > 0) std::memcpy(target + bytes - kStep, source + bytes - kStep, kStep);
   }
 
   // The same with gaps filled from the other side of the map. Offsets are not negative here, so gaps follow the map.

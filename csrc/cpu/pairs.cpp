@@ -1,8 +1,8 @@
 // pair_counts and pair_information on the CPU. Contract: core/pairs.h.
 //
-// All channels become levels first, a byte a site. Then blocks of channel pairs are counted: a channel of the block's rows against
-// four of its columns at a time, which is the kernel of aura with the distance between channels as the shift. Sites are taken in
-// pieces, so that the levels of a block stay in the second-level cache.
+// All channels become levels first, a byte a site. Then blocks of channel pairs are counted: a channel of the block's
+// rows against four of its columns at a time, which is the kernel of aura with the distance between channels as the
+// shift. Sites are taken in pieces, so that the levels of a block stay in the second-level cache.
 #include "../core/pairs.h"
 
 #include <cmath>
@@ -13,9 +13,9 @@
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kBlock = 16;       // channels in the rows and in the columns of a block
-constexpr int64_t kPiece = 8192;     // sites
-constexpr int64_t kSlack = 64;       // levels that a kernel may read beyond a channel
+constexpr int64_t kBlock = 16;    // channels in the rows and in the columns of a block
+constexpr int64_t kPiece = 8192;  // sites
+constexpr int64_t kSlack = 64;    // levels that a kernel may read beyond a channel
 
 // The levels of all channels, `pitch` apart.
 template <class Level>
@@ -39,14 +39,15 @@ LevelTable<Level> all_levels(const Lattice& x, const float* edges, int num_level
     const auto step = static_cast<size_t>(reader.images_per_call());
     for (size_t n = 0; n < images.size(); n += step) {
       const auto some = images.subspan(n, std::min(step, images.size() - n));
-      reader.read(some, c, count, table.levels.data() + c * pitch + static_cast<int64_t>(n) * x.sites(), pitch, nans + c);
+      reader.read(some, c, count, table.levels.data() + c * pitch + static_cast<int64_t>(n) * x.sites(), pitch,
+                  nans + c);
     }
   });
   return table;
 }
 
-// Calls take(a, b, table) for every pair a <= b, with the table (L+1) x (L+1) of 32-bit counts; the last row and column are to be
-// left alone. A channel's table with itself holds its counts on the diagonal.
+// Calls take(a, b, table) for every pair a <= b, with the table (L+1) x (L+1) of 32-bit counts; the last row and column
+// are to be left alone. A channel's table with itself holds its counts on the diagonal.
 template <class Level, class Take>
 void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take&& take) {
   const int64_t blocks = (x.channels + kBlock - 1) / kBlock;
@@ -128,7 +129,8 @@ Arguments checked(const TensorView& x, const TensorView& edges, const TensorView
 }
 
 template <class Take>
-void count_pairs(const Arguments& arguments, const TensorView& edges, const TensorView& nans, int threads, Take&& take) {
+void count_pairs(const Arguments& arguments, const TensorView& edges, const TensorView& nans, int threads,
+                 Take&& take) {
   const auto& [lattice, num_levels] = arguments;
   if (lattice.C * lattice.N * lattice.sites() == 0) return;
   with_level_and_float(num_levels, lattice.dtype, [&](auto level, auto value) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "copy.h"
 #include "parallel.h"
 
 namespace ppf::cpu {
@@ -52,6 +53,20 @@ bool is_dense_from(const TensorView& x, int axis) {
   return true;
 }
 
+template <class Item>
+void gather_items(const char* from, const int64_t* column, int64_t n, int64_t stride, char* to) {
+  for (int64_t j = 0; j < n; ++j) std::memcpy(to + j * sizeof(Item), from + column[j] * stride, sizeof(Item));
+}
+
+// Columns of one machine word each, one by one; false for other sizes.
+bool gather_row(const char* from, const int64_t* column, int64_t n, int64_t stride, int64_t item, char* to) {
+  if (item == 1) return gather_items<uint8_t>(from, column, n, stride, to), true;
+  if (item == 2) return gather_items<uint16_t>(from, column, n, stride, to), true;
+  if (item == 4) return gather_items<uint32_t>(from, column, n, stride, to), true;
+  if (item == 8) return gather_items<uint64_t>(from, column, n, stride, to), true;
+  return false;
+}
+
 const int64_t* indices_of(const std::optional<TensorView>& index, int64_t extent, const char* what) {
   if (!index) return nullptr;
   require(index->dtype == DType::int64 && index->ndim == 1 && index->is_contiguous(), what);
@@ -83,15 +98,16 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
   const auto take_row = [&](int64_t i) {
     const char* from = x.as<const char>() + (row ? row[i] : i) * row_stride;
     char* to = out.as<char>() + i * J * item;
+    if (column != nullptr && dense_items && gather_row(from, column, J, column_stride, item, to)) return;
     for (const Run& run : runs) {
       if (dense_rows) {
-        std::memcpy(to, from + run.from * column_stride, run.length * item);
+        copy_short(from + run.from * column_stride, run.length * item, to);
         to += run.length * item;
         continue;
       }
       for (int64_t j = run.from; j < run.from + run.length; ++j) {
         if (dense_items) {
-          std::memcpy(to, from + j * column_stride, item);
+          copy_short(from + j * column_stride, item, to);
           to += item;
         } else {
           to = copy_strided(from + j * column_stride, x, 2, to);

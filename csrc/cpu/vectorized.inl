@@ -92,14 +92,16 @@ void histogram(const Level* levels, int64_t n, int num_levels, uint32_t* table) 
   for (int g = 0; g <= num_levels; ++g) table[g] += other[g];
 }
 
-// --- cooccurrences -----------------------------------------------------------------------------------------------------------
+// --- cooccurrences
+// -----------------------------------------------------------------------------------------------------------
 
 constexpr int64_t kPairBlock = 512;
 
 // Cells of a block of pairs are computed first, which vectorises; then counted. Offsets take turns in the inner loop,
 // so that increments of one cell (a rectified map's zeros) do not wait for each other.
 template <int kShifts, class Level, class Cell>
-void cooccurrences_of(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int side, uint32_t* tables) {
+void cooccurrences_of(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int side,
+                      uint32_t* tables) {
   const int64_t table_size = int64_t{side} * side;
   Cell cell[kShifts][kPairBlock];
   for (int64_t begin = 0; begin < n; begin += kPairBlock) {
@@ -116,8 +118,8 @@ void cooccurrences_of(const Level* site, const Level* neighbor, int64_t n, const
 }
 
 template <class Level, class Cell>
-void cooccurrences_of_any(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int side,
-                  uint32_t* tables) {
+void cooccurrences_of_any(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
+                          int side, uint32_t* tables) {
   const int64_t table_size = int64_t{side} * side;
   while (num_shifts >= 4) {
     cooccurrences_of<4, Level, Cell>(site, neighbor, n, shift, side, tables);
@@ -129,8 +131,8 @@ void cooccurrences_of_any(const Level* site, const Level* neighbor, int64_t n, c
 }
 
 template <class Level>
-void cooccurrences(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts, int num_levels,
-           uint32_t* tables) {
+void cooccurrences(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
+                   int num_levels, uint32_t* tables) {
   const int side = num_levels + 1;
   if (side * side <= 65536) {
     cooccurrences_of_any<Level, uint16_t>(site, neighbor, n, shift, num_shifts, side, tables);
@@ -151,4 +153,67 @@ inline void from_bfloat16(const bfloat16* x, int64_t n, float* out) {
 
 inline void from_float64(const double* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+}
+
+// --- norms -----------------------------------------------------------------------------------------------------------
+
+template <int kPower, bool kFactor, class T>
+inline float norm_term(const T* x, const T* factor, int64_t i) {
+  float value = to_float(x[i]);
+  if constexpr (kFactor) value *= to_float(factor[i]);
+  return kPower == 1 ? __builtin_fabsf(value) : value * value;
+}
+
+// Adds the terms of up to kSide rows to the sums of their positions, and leaves each row's own sum.
+template <int kSide, int kPower, bool kFactor, class T>
+void norm_rows(const T* __restrict x, const T* __restrict factor, int64_t row_stride, int64_t entries,
+               double* __restrict row_sums, float* __restrict position_sums) {
+  constexpr int kLanes = 16;
+  float lane[kSide][kLanes] = {};
+  int64_t m = 0;
+  for (; m + kLanes <= entries; m += kLanes) {
+    float sum[kLanes] = {};
+    for (int r = 0; r < kSide; ++r) {
+      for (int l = 0; l < kLanes; ++l) {
+        const float term =
+            norm_term<kPower, kFactor>(x + r * row_stride, factor + (kFactor ? r * row_stride : 0), m + l);
+        lane[r][l] += term;
+        sum[l] += term;
+      }
+    }
+    for (int l = 0; l < kLanes; ++l) position_sums[m + l] += sum[l];
+  }
+  for (int r = 0; r < kSide; ++r) {
+    double row = 0;
+    for (int l = 0; l < kLanes; ++l) row += lane[r][l];
+    for (int64_t i = m; i < entries; ++i) {
+      const float term = norm_term<kPower, kFactor>(x + r * row_stride, factor + (kFactor ? r * row_stride : 0), i);
+      row += term;
+      position_sums[i] += term;
+    }
+    row_sums[r] = row;
+  }
+}
+
+template <int kPower, bool kFactor, class T>
+void norms(const T* x, const T* factor, int64_t row_stride, int64_t rows, int64_t entries, double* row_sums,
+           float* position_sums) {
+  constexpr int kSide = 4;
+  int64_t r = 0;
+  for (; r + kSide <= rows; r += kSide) {
+    const int64_t at = r * row_stride;
+    norm_rows<kSide, kPower, kFactor>(x + at, kFactor ? factor + at : factor, row_stride, entries, row_sums + r,
+                                      position_sums);
+  }
+  for (; r < rows; ++r) {
+    const int64_t at = r * row_stride;
+    norm_rows<1, kPower, kFactor>(x + at, kFactor ? factor + at : factor, row_stride, entries, row_sums + r,
+                                  position_sums);
+  }
+}
+
+template <class T>
+NormBlock<T> norm_block(int power, bool with_factor) {
+  if (power == 1) return with_factor ? norms<1, true, T> : norms<1, false, T>;
+  return with_factor ? norms<2, true, T> : norms<2, false, T>;
 }

@@ -6,7 +6,8 @@ C channels, L levels, K classes, R stored offsets.
 
 from .aura import aura_counts
 from .joint import joint_counts
+from .norms import norms
 from .pairs import pair_counts, pair_information
 from .take import take
 
-__all__ = ["aura_counts", "joint_counts", "pair_counts", "pair_information", "take"]
+__all__ = ["aura_counts", "joint_counts", "norms", "pair_counts", "pair_information", "take"]
