@@ -12,8 +12,9 @@ demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in 
 test: $(VENV)/installed  ## all tests and all runnable examples
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/installed  ## the benchmarks, with timings
-	$(BIN)/python -m pytest bench --benchmark-enable
+bench: $(VENV)/installed  ## one table: every kernel beside its limit and its peers
+	$(PIP) -e '.[peers]' --no-build-isolation
+	$(BIN)/python bench/kernels.py
 
 lint: $(VENV)/installed  ## style, types, formats
 	$(BIN)/ruff check .

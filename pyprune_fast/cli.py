@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--min-channels", type=int, default=1, metavar="N", help="kept in every layer")
     what.add_argument("--round-to", type=int, default=1, metavar="N", help="kept widths are multiples of it")
     how = prune.add_argument_group("fine-tuning")
-    how.add_argument("--steps", type=int, default=None, help=f"default 300, {QUICK_STEPS} with --quick")
-    how.add_argument("--learning-rate", type=float, default=0.02, help="peak of a one-cycle schedule, SGD")
+    how.add_argument("--steps", type=int, default=None, help=f"default 400, {QUICK_STEPS} with --quick")
+    how.add_argument("--learning-rate", type=float, default=0.04, help="peak of a one-cycle schedule, SGD")
     how.add_argument("--float32", action="store_true", help="never train in bfloat16, even where the CPU has tiles for it")
     how.add_argument("--seed", type=int, default=0, help="of torch and of the random criterion")
     prune.add_argument("--out", type=Path, default=Path("pyprune-output"), metavar="DIR", help="for report.html, plan.json")
@@ -104,7 +104,7 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             parser.error(f"--{name.replace('_', '-')}: wanted at least 1, got {getattr(options, name)}")
     if (options.model is None) != (options.data is None):
         parser.error("--model, --data: wanted both or neither, got one")
-    steps = options.steps if options.steps is not None else (QUICK_STEPS if options.quick else 300)
+    steps = options.steps if options.steps is not None else (QUICK_STEPS if options.quick else 400)
     if steps < 0:
         parser.error(f"--steps: wanted at least 0, got {steps}")
     from .report import as_text, summary, widths, write_report  # needs the extra "report": said before any work is done

@@ -62,7 +62,7 @@ def fine_tune(
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
     steps: int,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.04,
     weight_decay: float = 5e-4,
     autocast: torch.dtype | None = None,
     progress: bool = False,
