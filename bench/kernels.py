@@ -3,8 +3,8 @@
     python bench/kernels.py [--quick] [--json FILE]
 
 All times are CPU time of one thread, the second smallest of several, contestants in turn; the read limit is the faster of
-torch's sum and max over the same array in the same minute. Every result is compared with plain torch (reference.py) before it is timed.
-Peers that are not installed are left out and named.
+torch's sum and max over the same array in the same minute. Every result is compared with plain torch (reference.py) before it
+is timed. Peers that are not installed are left out and named.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def main() -> None:
     _cpu.set_isa(_cpu.highest_isa())
     shapes = [(512, 512, 3, 3)] if options.quick else [(512, 512, 3, 3), (4096, 4096), (2048, 512, 1, 1)]
     results["weights"] = [row for shape in shapes for row in run_weights(shape, repeats)]
-    results["peers"] = [run_peers((2, 8, 56, 56), L, repeats) for L in ((16,) if options.quick else (8, 16, 32))]
+    results["peers"] = [run_peers((16, 16, 56, 56), L, repeats) for L in ((16,) if options.quick else (8, 16, 32))]
     print("\n".join(as_lines(results)))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -69,11 +69,11 @@ Kernels<Level> kernels_of(Isa isa) {
 
 Widening widening_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= Isa::avx512) return {avx512::from_float16, avx512::from_bfloat16, avx512::from_float64};
-  if (isa == Isa::avx2) return {avx2::from_float16, avx2::from_bfloat16, avx2::from_float64};
+  if (isa >= Isa::avx512) return {avx512::gathered, avx512::from_float16, avx512::from_bfloat16, avx512::from_float64};
+  if (isa == Isa::avx2) return {avx2::strided, avx2::from_float16, avx2::from_bfloat16, avx2::from_float64};
 #endif
   (void)isa;
-  return {portable::from_float16, portable::from_bfloat16, portable::from_float64};
+  return {portable::strided, portable::from_float16, portable::from_bfloat16, portable::from_float64};
 }
 
 }  // namespace

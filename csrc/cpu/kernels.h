@@ -25,8 +25,9 @@ struct Kernels {
                         int num_levels, uint32_t* tables);
 };
 
-// Widening to float32, which is exact (float64: rounding). Strides are 1.
+// Bringing values together as float32, which is exact (float64: rounding). Strides are 1 but for `strided`.
 struct Widening {
+  void (*strided)(const float* x, int64_t n, int64_t stride, float* out);
   void (*from_float16)(const float16* x, int64_t n, float* out);
   void (*from_bfloat16)(const bfloat16* x, int64_t n, float* out);
   void (*from_float64)(const double* x, int64_t n, float* out);

@@ -101,6 +101,8 @@ class LevelReader {
 
  private:
   static constexpr int64_t kChunk = 1024;
+  static constexpr int64_t kPitch = kChunk + 16;  // not a power of two: channels would share cache sets
+  static constexpr int64_t kBlock = 64;
 
   const T* image_at(int64_t n, int64_t c) const {
     return static_cast<const T*>(x_.data) + n * x_.stride_n + c * x_.stride_c;
@@ -110,11 +112,11 @@ class LevelReader {
                 int64_t* nans) {
     for (int64_t k = 0; k < count; ++k) {
       nans[k] +=
-          kernels_.levels(values + k * kChunk, length, edges_ + (c + k) * num_edges_, num_edges_, out + k * pitch);
+          kernels_.levels(values + k * kPitch, length, edges_ + (c + k) * num_edges_, num_edges_, out + k * pitch);
     }
   }
 
-  // The values of `count` channels at `length` sites, as float32 with kChunk between channels; in place where they lie
+  // The values of `count` channels at `length` sites, as float32 with kPitch between channels; in place where they lie
   // so.
   const float* values_of(const T* x, int64_t count, int64_t length) {
     if constexpr (std::is_same_v<T, float>) {
@@ -135,12 +137,22 @@ class LevelReader {
 
   void copy(const T* x, int64_t count, int64_t length, float* to) const {
     if (x_.stride_w == 1) {
-      for (int64_t k = 0; k < count; ++k) widen(x + k * x_.stride_c, length, to + k * kChunk);
+      for (int64_t k = 0; k < count; ++k) widen(x + k * x_.stride_c, length, to + k * kPitch);
       return;
     }
-    for (int64_t i = 0; i < length; ++i) {
-      for (int64_t k = 0; k < count; ++k) to[k * kChunk + i] = to_float(x[i * x_.stride_w + k * x_.stride_c]);
+    // Channels lie together: a transposition, in blocks that fit the first-level cache.
+    for (int64_t begin = 0; begin < length; begin += kBlock) {
+      const int64_t end = std::min(length, begin + kBlock);
+      for (int64_t k = 0; k < count; ++k) {
+        strided(x + begin * x_.stride_w + k * x_.stride_c, end - begin, to + k * kPitch + begin);
+      }
     }
+  }
+
+  void strided(const float* x, int64_t n, float* to) const { widening().strided(x, n, x_.stride_w, to); }
+  template <class Value>
+  void strided(const Value* x, int64_t n, float* to) const {
+    for (int64_t i = 0; i < n; ++i) to[i] = to_float(x[i * x_.stride_w]);
   }
 
   static void widen(const float* x, int64_t n, float* to) { std::copy_n(x, n, to); }
@@ -153,7 +165,7 @@ class LevelReader {
   const float* edges_;
   const int num_edges_;
   const Kernels<Level>& kernels_;
-  alignas(64) float values_[kMaxChannelsPerTask * kChunk];
+  alignas(64) float values_[kMaxChannelsPerTask * kPitch];
 };
 
 inline int edges_per_channel(const TensorView& edges, int64_t num_channels) {

@@ -143,6 +143,10 @@ void cooccurrences(const Level* site, const Level* neighbor, int64_t n, const in
 
 // --- widening --------------------------------------------------------------------------------------------------------
 
+inline void strided(const float* x, int64_t n, int64_t stride, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i * stride];
+}
+
 inline void from_float16(const float16* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
 }
