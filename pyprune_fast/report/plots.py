@@ -59,6 +59,7 @@ def accuracy(comparison: Comparison) -> str:
             axis.set_xticks(range(len(results)), [result.criterion for result in results])
             axis.set_title(f"{target}: after the cut (pale), fine-tuned", fontsize=9)
         axes[0].set_ylabel("accuracy, %  (dashed: dense)")
+        axes[0].set_ylim(0, 112 * comparison.main.metric_before)  # room for the numbers above the bars
     return svg[0]
 
 
