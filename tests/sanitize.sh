@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds _cpu with AddressSanitizer and UndefinedBehaviorSanitizer into a folder of its own and runs the kernel tests on it.
+# Builds _cpu with AddressSanitizer and UndefinedBehaviorSanitizer into a folder of its own and runs the kernel tests on it;
+# tests/test_isa.py takes it through every SIMD level.
 # usage: tests/sanitize.sh PYTHON
 set -euo pipefail
 python=$(realpath -s "$1")
@@ -14,5 +15,6 @@ PYPRUNE_FAST_CUDA=0 CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,un
 # Leaks are not looked for: CPython and torch keep memory for good. The order of libraries matters to ASan.
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$folder" HYPOTHESIS_PROFILE=sanitize \
-  "$python" -m pytest -q -p no:cacheprovider tests/test_aura.py tests/test_joint.py tests/test_take.py tests/test_binding.py \
+  "$python" -m pytest -q -p no:cacheprovider tests/test_aura.py tests/test_joint.py tests/test_take.py tests/test_pairs.py tests/test_norms.py \
+  tests/test_isa.py tests/test_binding.py tests/test_binding_devices.py \
   -k "not compile and not opcheck"

@@ -17,8 +17,9 @@
 namespace ppf::cpu {
 namespace {
 
-class DenormalsHonoured {
+// Denormals count as what they are for as long as this lives. A thread inherits its parent's setting.
 #if defined(__SSE2__)
+class DenormalsHonoured {
  public:
   DenormalsHonoured() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ & ~kFlushBits); }
   ~DenormalsHonoured() { _mm_setcsr(saved_); }
@@ -28,8 +29,25 @@ class DenormalsHonoured {
  private:
   static constexpr unsigned kFlushBits = 0x8040;  // FTZ and DAZ
   unsigned saved_;
-#endif
 };
+#elif defined(__aarch64__)
+class DenormalsHonoured {
+ public:
+  DenormalsHonoured() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" : : "r"(saved_ & ~kFlushBits));
+  }
+  ~DenormalsHonoured() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+  DenormalsHonoured(const DenormalsHonoured&) = delete;
+  DenormalsHonoured& operator=(const DenormalsHonoured&) = delete;
+
+ private:
+  static constexpr uint64_t kFlushBits = (uint64_t{1} << 24) | (uint64_t{1} << 19);  // FZ and FZ16
+  uint64_t saved_;
+};
+#else
+struct DenormalsHonoured {};
+#endif
 
 // One parallel_for under way: tasks are handed out by an atomic counter.
 class Job {
@@ -37,7 +55,7 @@ class Job {
   Job(int64_t n, const std::function<void(int64_t)>& task) : n_(n), task_(task) {}
 
   void work() {
-    const DenormalsHonoured denormals;
+    [[maybe_unused]] const DenormalsHonoured denormals;
     try {
       for (int64_t i = next_++; i < n_; i = next_++) task_(i);
     } catch (...) {

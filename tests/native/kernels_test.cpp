@@ -1,0 +1,138 @@
+// The CPU kernels without Python, against plain loops: for machines that we can only emulate. Prints "ok" or what
+// differs.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "../../csrc/core/aura.h"
+#include "../../csrc/core/joint.h"
+#include "../../csrc/core/levels.h"
+#include "../../csrc/core/norms.h"
+#include "../../csrc/core/pairs.h"
+#include "../../csrc/core/take.h"
+
+using namespace ppf;
+
+namespace {
+
+template <class T>
+TensorView view(std::vector<T>& data, DType dtype, std::initializer_list<int64_t> shape) {
+  TensorView v;
+  v.data = data.data();
+  v.dtype = dtype;
+  v.item_bytes = sizeof(T);
+  for (const int64_t n : shape) v.shape[v.ndim++] = n;
+  int64_t stride = 1;
+  for (int d = v.ndim - 1; d >= 0; --d) v.stride[d] = stride, stride *= v.shape[d];
+  return v;
+}
+
+int failures = 0;
+
+template <class T>
+void expect_equal(const char* what, int L, const std::vector<T>& got, const std::vector<T>& wanted) {
+  if (got == wanted) return;
+  std::printf("%s differs at L = %d\n", what, L);
+  ++failures;
+}
+
+void test_counts(int L, bool periodic) {
+  const int64_t N = 5, C = 19, H = 9, W = 13, K = 2, S = H * W;
+  std::mt19937 random(L);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(N * C * S), edges(C * (L - 1));
+  for (int64_t c = 0; c < C; ++c) {
+    for (int e = 0; e < L - 1; ++e) edges[c * (L - 1) + e] = -2 + 4 * (e + 0.5f) / L;
+  }
+  for (float& v : x) v = random() % 97 == 0 ? std::numeric_limits<float>::quiet_NaN() : normal(random);
+  for (size_t i = 0; i < x.size(); i += 11) x[i] = edges[i % edges.size()];  // values on edges
+  x[1] = 1e-42f, x[2] = INFINITY, x[3] = -INFINITY;
+  std::vector<int64_t> labels = {1, 0, 1, 1, 0};
+  const std::vector<Offset> offsets = {{0, 0, 1}, {0, 1, 0}, {0, 2, -3}, {0, -1, 20}};
+  const int64_t R = std::ssize(offsets);
+
+  const auto level = [&](int64_t n, int64_t c, int64_t h, int64_t w) {
+    const float v = x[(n * C + c) * S + h * W + w];
+    return has_no_level(v) ? -1 : level_of(v, edges.data() + c * (L - 1), L - 1);
+  };
+  std::vector<int64_t> aura(C * K * R * L * L), joint(C * K * L), pairs(C * C * L * L), nans(C);
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < C; ++c) {
+      for (int64_t s = 0; s < S; ++s) {
+        const int g = level(n, c, s / W, s % W);
+        nans[c] += g < 0;
+        if (g < 0) continue;
+        ++joint[(c * K + labels[n]) * L + g];
+        for (int64_t b = 0; b < C; ++b) {
+          const int h = level(n, b, s / W, s % W);
+          if (h >= 0) ++pairs[((c * C + b) * L + g) * L + h];
+        }
+        for (int64_t r = 0; r < R; ++r) {
+          int64_t h2 = s / W + offsets[r].h, w2 = s % W + offsets[r].w;
+          if (periodic) {
+            h2 = ((h2 % H) + H) % H;
+            w2 = ((w2 % W) + W) % W;
+          } else if (h2 < 0 || h2 >= H || w2 < 0 || w2 >= W) {
+            continue;
+          }
+          const int h = level(n, c, h2, w2);
+          if (h >= 0) ++aura[(((c * K + labels[n]) * R + r) * L + g) * L + h];
+        }
+      }
+    }
+  }
+  auto xs = view(x, DType::float32, {N, C, H, W}), es = view(edges, DType::float32, {C, L - 1});
+  auto ls = view(labels, DType::int64, {N});
+  for (const int threads : {1, 3}) {
+    std::vector<int64_t> got(aura.size()), missing(C);
+    cpu::aura_counts(xs, es, offsets, periodic, ls, view(got, DType::int64, {C, K, R, L, L}),
+                     view(missing, DType::int64, {C}), threads);
+    expect_equal(periodic ? "aura on a torus" : "aura", L, got, aura);
+    expect_equal("nans", L, missing, nans);
+    got.assign(joint.size(), 0), missing.assign(C, 0);
+    cpu::joint_counts(xs, es, ls, view(got, DType::int64, {C, K, L}), view(missing, DType::int64, {C}), threads);
+    expect_equal("joint", L, got, joint);
+    got.assign(pairs.size(), 0), missing.assign(C, 0);
+    cpu::pair_counts(xs, es, view(got, DType::int64, {C, C, L, L}), view(missing, DType::int64, {C}), threads);
+    expect_equal("pairs", L, got, pairs);
+  }
+}
+
+void test_weights() {
+  const int64_t O = 67, I = 35, K = 9;
+  std::mt19937 random(1);
+  std::vector<float> w(O * I * K);
+  for (float& v : w) v = static_cast<float>(static_cast<int>(random() % 201) - 100);  // sums are exact
+  std::vector<float> rows(O), columns(I), wanted_rows(O), wanted_columns(I);
+  for (int64_t i = 0; i < std::ssize(w); ++i) {
+    wanted_rows[i / (I * K)] += std::fabs(w[i]);
+    wanted_columns[i / K % I] += std::fabs(w[i]);
+  }
+  auto ws = view(w, DType::float32, {O, I, 3, 3});
+  cpu::norms(ws, 1, std::nullopt, view(rows, DType::float32, {O}), view(columns, DType::float32, {I}), 2);
+  expect_equal("norms, rows", 0, rows, wanted_rows);
+  expect_equal("norms, columns", 0, columns, wanted_columns);
+
+  std::vector<int64_t> keep_o = {0, 3, 4, 5, 66}, keep_i = {1, 2, 30, 34};
+  std::vector<float> out(keep_o.size() * keep_i.size() * K), wanted;
+  for (const int64_t o : keep_o) {
+    for (const int64_t i : keep_i) wanted.insert(wanted.end(), &w[(o * I + i) * K], &w[(o * I + i) * K] + K);
+  }
+  cpu::take(ws, view(keep_o, DType::int64, {5}), view(keep_i, DType::int64, {4}),
+            view(out, DType::float32, {5, 4, 3, 3}), 2);
+  expect_equal("take", 0, out, wanted);
+}
+
+}  // namespace
+
+int main() {
+  for (const int L : {2, 8, 16, 17, 33, 255, 256}) {
+    test_counts(L, false);
+    test_counts(L, true);
+  }
+  test_weights();
+  if (failures == 0) std::puts("ok");
+  return failures != 0;
+}
