@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from strategies import Case, cases
 
-from pyprune_fast import Levels, _cpu, ops
+from pyprune_fast import Levels, _cpu, ops, reference
 from pyprune_fast._native import build_info
+from pyprune_fast.neighborhood import half_offsets
 
 ALL = ("portable", "avx2", "avx512", "amx")
 OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
@@ -74,3 +75,21 @@ def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="PYPRUNE_FAST_ISA: wanted one of portable, .*got 'sse9'"):
         _cpu.set_isa("sse9")
     assert build_info()["isa"].startswith(_cpu.isa())
+
+
+@pytest.mark.parametrize("isa", OFFERED)
+@pytest.mark.parametrize("shape", [(40, 3, 30, 30), (2, 2, 200, 170), (3000, 2, 5, 5), (1, 2, 70000)])
+def test_more_sites_than_one_run_holds(shape: tuple[int, ...], isa: str) -> None:
+    """Classes of several runs, images larger than a run, many small images: the buffers of aura and joint turn over."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(shape), torch.randint(0, 2, shape[:1])
+    levels, axes = Levels.uniform(-2, 2, count=7, channels=shape[1]), len(shape) - 2
+    offsets = half_offsets("moore", axes)
+    aura = torch.zeros(shape[1], 2, len(offsets), 7, 7, dtype=torch.int64)
+    joint, nans = torch.zeros(shape[1], 2, 7, dtype=torch.int64), torch.zeros(shape[1], dtype=torch.int64)
+    flat = [i for r in offsets for i in (*(0,) * (3 - axes), *r)]
+    reference.aura_counts(x, levels.edges, flat, False, labels, aura, nans)
+    reference.joint_counts(x, levels.edges, labels, joint, nans)
+    _cpu.set_isa(isa)
+    assert torch.equal(ops.aura_counts(x, levels, neighborhood="moore", labels=labels, num_classes=2), aura)
+    assert torch.equal(ops.joint_counts(x, levels, labels, 2), joint)
