@@ -138,8 +138,8 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         progress=not options.no_progress,
         announce=lambda line: print(f"-- {line}", flush=True),
     )
+    write_report(comparison, options.out / "report.html")  # first: of the two files it is the one that can fail
     comparison.main.plan.save(options.out / "plan.json")
-    write_report(comparison, options.out / "report.html")
 
     print()
     print(as_text(*summary(comparison)))

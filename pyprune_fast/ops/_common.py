@@ -32,7 +32,7 @@ def in_place_fake(*arguments: Any) -> None:
 
 
 def activation(op: str, x: Any, levels: Levels) -> Tensor:
-    """X as a tensor (N, C, spatial...) that the levels fit."""
+    """The argument x as a tensor (N, C, spatial...) that the levels fit."""
     x = as_tensor(op, "x", x)
     check_activation(op, x)
     if not isinstance(levels, Levels):

@@ -35,11 +35,16 @@ class Data(Protocol):
     """Three iterables of (inputs, labels) batches, each of which can be read again and again."""
 
     @property
-    def train(self) -> Batches: ...  # noqa: D102
+    def train(self) -> Batches:
+        """To fine-tune on."""
+
     @property
-    def calibration(self) -> Batches: ...  # noqa: D102
+    def calibration(self) -> Batches:
+        """To score on."""
+
     @property
-    def test(self) -> Batches: ...  # noqa: D102
+    def test(self) -> Batches:
+        """To judge on."""
 
 
 def check_data(data: object) -> None:
