@@ -28,7 +28,7 @@ from pyprune_fast._native import build_info
 from pyprune_fast.neighborhood import half_offsets
 
 Call = Callable[[], Any]
-ISAS = ("portable", "avx2", "avx512", "amx")
+ISAS = ("portable", "avx2", "avx512", "vbmi", "amx")
 SHAPES = [(8, 64, 112, 112), (16, 128, 56, 56), (64, 256, 14, 14), (128, 512, 4, 4)]
 
 

@@ -46,7 +46,7 @@ def build_info() -> dict[str, str]:
 
     Returns:
         A dict of text: versions of pyprune_fast, torch and Python; `cpu` and `cuda`, each "built" or why not; `isa`, the
-        SIMD level in use (PYPRUNE_FAST_ISA forces one: portable, avx2, avx512, amx) and the highest of this machine;
+        SIMD level in use (PYPRUNE_FAST_ISA forces one: portable, avx2, avx512, vbmi, amx) and the highest of this machine;
         `cuda_device`, the number of devices or CUDA's own words for why there is none. Starts no CUDA context.
 
     Example:

@@ -16,7 +16,7 @@ from pyprune_fast import Levels, _cpu, ops, reference
 from pyprune_fast._native import build_info
 from pyprune_fast.neighborhood import half_offsets
 
-ALL = ("portable", "avx2", "avx512", "amx")
+ALL = ("portable", "avx2", "avx512", "vbmi", "amx")
 OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
 
 

@@ -1,18 +1,17 @@
 // aura_counts on the CPU. Contract: core/aura.h.
-// A task owns some channels. Class by class it reads their maps into flat runs of levels with gaps (padded.h), counts
-// the pairs of a run into 32-bit tables of its own, and adds those to the 64-bit counts when the class ends.
+// A task owns some channels. Class by class it reads their maps into flat runs of levels with gaps (padded.h), and
+// counts the pairs of a run when it is full or the class ends.
 #include "../core/aura.h"
 
 #include "padded.h"
+#include "pair_tables.h"
 #include "parallel.h"
 #include "planes.h"
 
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kTableLimit = int64_t{1} << 31;  // pairs that 32-bit counters take before they must be emptied
-constexpr int64_t kRunBytes = 24 << 10;            // of one channel: runs of a task stay in the fast caches
-constexpr int64_t kSlack = 64;                     // levels that a kernel may read beyond a run
+constexpr int64_t kRunBytes = 24 << 10;  // of one channel: runs of a task stay in the fast caches
 
 struct Job {
   const Lattice x;
@@ -25,18 +24,6 @@ struct Job {
   int64_t* nans;
 };
 
-// Adds the tables of one channel to its counts (R, L, L), without the sentinel's row and column, and clears them.
-void empty_tables(uint32_t* tables, int64_t num_offsets, int num_levels, int64_t* counts) {
-  const int side = num_levels + 1;
-  for (int64_t r = 0; r < num_offsets; ++r) {
-    for (int g = 0; g < num_levels; ++g) {
-      const uint32_t* row = tables + (r * side + g) * side;
-      for (int h = 0; h < num_levels; ++h) *counts++ += row[h];
-    }
-  }
-  std::fill_n(tables, num_offsets * side * side, 0u);
-}
-
 // The runs of one task: for each channel the levels of several images.
 template <class Level>
 class Runs {
@@ -44,6 +31,7 @@ class Runs {
   Runs(const Padding& padding, int64_t images, int64_t channels, bool periodic, Level sentinel)
       : padding_(padding),
         images_(images),
+        sentinel_(sentinel),
         pitch_(padding.margin() + images_ * padding.pitch_n + padding.margin() + kSlack),
         sites_(channels * pitch_, sentinel),
         neighbors_(periodic ? channels * pitch_ : 0, sentinel) {}
@@ -59,10 +47,10 @@ class Runs {
     const int64_t sites = padding_.D * padding_.H * padding_.W;
     int64_t at = padding_.margin() + used_ * padding_.pitch_n;
     for (; at < std::ssize(sites_); at += pitch_, dense += dense_pitch) {
+      kernels<Level>().place(dense, images, padding_, sentinel_, sites_.data() + at);
+      if (neighbors_.empty()) continue;
       for (int64_t m = 0; m < images; ++m) {
-        padding_.place(dense + m * sites, sites_.data() + at + m * padding_.pitch_n);
-        if (!neighbors_.empty())
-          padding_.place_wrapped(dense + m * sites, neighbors_.data() + at + m * padding_.pitch_n);
+        padding_.place_wrapped(dense + m * sites, neighbors_.data() + at + m * padding_.pitch_n);
       }
     }
     used_ += images;
@@ -75,7 +63,9 @@ class Runs {
 
  private:
   const Padding& padding_;
-  const int64_t images_, pitch_;
+  const int64_t images_;
+  const Level sentinel_;
+  const int64_t pitch_;
   std::vector<Level> sites_, neighbors_;
   int64_t used_ = 0;
 };
@@ -83,45 +73,43 @@ class Runs {
 template <class Level, class T>
 void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t channels) {
   const Lattice& x = job.x;
-  const int side = job.num_levels + 1;
   const int64_t R = std::ssize(job.offsets), K = job.order.num_classes();
-  const int64_t table_size = int64_t{side} * side, cells = int64_t{job.num_levels} * job.num_levels;
+  const int64_t cells = int64_t{job.num_levels} * job.num_levels;
   const auto sentinel = static_cast<Level>(job.num_levels);
-  LevelReader<T, Level> reader(x, job.edges, job.num_levels - 1);
+  LevelReader<T, Level> reader(x, job.edges, job.num_levels - 1, c, channels);
   const Kernels<Level>& inner = kernels<Level>();
-  const int64_t step = reader.images_per_call(), dense_pitch = step * x.sites();
-  const int64_t run = std::max(step, kRunBytes / (padding.pitch_n * int64_t{sizeof(Level)}));
-  std::vector<Level> dense(channels * dense_pitch);
-  std::vector<uint32_t> tables(channels * R * table_size, 0u);
+  const int64_t step = std::min(reader.images_per_call(), x.N), dense_pitch = step * x.sites();
+  const int64_t run = std::clamp(kRunBytes / (padding.pitch_n * int64_t{sizeof(Level)}), step, x.N);
+  std::vector<Level> dense(channels * dense_pitch + kSlack);
   Runs<Level> runs(padding, run, channels, job.periodic, sentinel);
 
-  const auto count_runs = [&] {
-    for (int64_t i = 0; i < channels; ++i) {
-      inner.cooccurrences(runs.sites(i), runs.neighbors(i), runs.length(), padding.shifts.data(), static_cast<int>(R),
-                          job.num_levels, tables.data() + i * R * table_size);
-    }
-    runs.clear();
-  };
+  PairTables tables(channels, R, job.num_levels);
   for (int64_t k = 0; k < K; ++k) {
-    int64_t counted = 0;
-    const auto empty = [&] {
-      count_runs();
-      counted = 0;
-      for (int64_t i = 0; i < channels; ++i) {
-        empty_tables(tables.data() + i * R * table_size, R, job.num_levels, job.counts + ((c + i) * K + k) * R * cells);
-      }
-    };
     const auto images = job.order.images(k);
+    const int64_t pairs = std::ssize(images) * padding.pitch_n;
+    int64_t in_tables = 0;
+    const auto counts = [&](int64_t i) { return job.counts + ((c + i) * K + k) * R * cells; };
+    const auto empty_tables = [&] {
+      for (int64_t i = 0; i < channels && tables.of(i, pairs) != nullptr; ++i) tables.add_to(counts(i), i);
+      in_tables = 0;
+    };
+    const auto count_runs = [&] {
+      if (in_tables + runs.length() > kTableLimit) empty_tables();
+      for (int64_t i = 0; i < channels; ++i) {
+        inner.cooccurrences(runs.sites(i), runs.neighbors(i), runs.length(), padding.shifts.data(), static_cast<int>(R),
+                            job.num_levels, counts(i), cells, tables.of(i, pairs));
+      }
+      in_tables += runs.length();
+      runs.clear();
+    };
     for (size_t n = 0; n < images.size(); n += step) {
       const auto some = images.subspan(n, std::min<size_t>(step, images.size() - n));
-      const int64_t pairs = std::ssize(some) * padding.pitch_n;
-      if (counted + pairs > kTableLimit) empty();
       if (runs.room() < std::ssize(some)) count_runs();
-      reader.read(some, c, channels, dense.data(), dense_pitch, job.nans + c);
+      reader.read(some, dense.data(), dense_pitch, job.nans + c);
       runs.add(std::ssize(some), dense.data(), dense_pitch);
-      counted += pairs;
     }
-    if (counted > 0) empty();
+    count_runs();
+    empty_tables();
   }
 }
 

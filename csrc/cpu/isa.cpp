@@ -15,6 +15,11 @@ namespace ppf::cpu {
 namespace {
 
 #if defined(__x86_64__)
+bool has_f16c() {  // gcc 12 cannot be asked for it by name
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
 bool has_amx_int8() {
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
@@ -26,11 +31,14 @@ bool has_amx_int8() {
 
 Isa detect() {
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2")) return Isa::portable;
+  if (!__builtin_cpu_supports("avx2") || !has_f16c()) return Isa::portable;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!avx512) return Isa::avx2;
-  return has_amx_int8() ? Isa::amx : Isa::avx512;
+  const bool vbmi = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+                    __builtin_cpu_supports("avx512vpopcntdq");
+  if (!vbmi) return Isa::avx512;
+  return has_amx_int8() ? Isa::amx : Isa::vbmi;
 }
 #else
 Isa detect() { return Isa::portable; }

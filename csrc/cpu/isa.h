@@ -5,9 +5,11 @@
 
 namespace ppf::cpu {
 
-enum class Isa { portable, avx2, avx512, amx };  // each includes those before it
+// Each includes those before it. avx512 is Skylake's, vbmi adds Ice Lake's VBMI, VBMI2 and VPOPCNTDQ (Zen 4 has them
+// too).
+enum class Isa { portable, avx2, avx512, vbmi, amx };
 
-inline constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "amx"};
+inline constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512", "vbmi", "amx"};
 
 // The highest level of this machine. AMX needs the system's permission, which is asked for once.
 Isa highest_isa();

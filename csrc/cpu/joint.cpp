@@ -11,20 +11,17 @@ template <class Level, class T>
 void count_channels(const Lattice& x, const float* edges, int num_levels, const ClassOrder& order, int64_t c,
                     int64_t channels, int64_t* counts, int64_t* nans) {
   const int64_t K = order.num_classes(), sites = x.sites();
-  LevelReader<T, Level> reader(x, edges, num_levels - 1);
-  const int64_t step = reader.images_per_call(), pitch = step * sites;
+  LevelReader<T, Level> reader(x, edges, num_levels - 1, c, channels);
+  const int64_t step = std::min(reader.images_per_call(), x.N), pitch = step * sites;
   std::vector<Level> levels(channels * pitch);
-  std::vector<uint32_t> table(num_levels + 1);  // the last counter collects sites without a level
   for (int64_t k = 0; k < K; ++k) {
     const auto images = order.images(k);
     for (size_t n = 0; n < images.size(); n += step) {
       const auto some = images.subspan(n, std::min<size_t>(step, images.size() - n));
-      reader.read(some, c, channels, levels.data(), pitch, nans + c);
+      reader.read(some, levels.data(), pitch, nans + c);
       for (int64_t i = 0; i < channels; ++i) {
-        std::fill(table.begin(), table.end(), 0u);
-        kernels<Level>().histogram(levels.data() + i * pitch, std::ssize(some) * sites, num_levels, table.data());
-        int64_t* row = counts + ((c + i) * K + k) * num_levels;
-        for (int g = 0; g < num_levels; ++g) row[g] += table[g];
+        kernels<Level>().histogram(levels.data() + i * pitch, std::ssize(some) * sites, num_levels,
+                                   counts + ((c + i) * K + k) * num_levels);
       }
     }
   }

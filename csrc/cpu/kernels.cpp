@@ -2,6 +2,8 @@
 // Levels are compiled in target regions; the flags of the whole build stay those of the oldest machine.
 #include "kernels.h"
 
+#include "padded.h"
+
 #if defined(__x86_64__)
 // gcc 12 takes the undefined registers of its own intrinsics for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -11,14 +13,32 @@
 
 namespace ppf::cpu {
 
+namespace {
+
+inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
+  to.edges = edges;
+  to.num_edges = num_edges;
+}
+
+}  // namespace
+
 namespace portable {
+#include "transpose_plain.h"
+// before what uses it
 #include "vectorized.inl"
+
+template <class T, class Level>
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, Level* out) {
+  return levels_by<search_levels<Level>>(x, n, edges, out);
+}
 }  // namespace portable
 
 #if defined(__x86_64__)
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,popcnt")
+#pragma GCC target("avx2,bmi,bmi2,popcnt,f16c")
 namespace avx2 {
+#include "transpose_avx2.h"
+// before what uses it
 #include "vectorized.inl"
 // after the plain loops
 #include "levels_avx2.h"
@@ -26,12 +46,26 @@ namespace avx2 {
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
+#pragma GCC target("avx2,bmi,bmi2,popcnt,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
 namespace avx512 {
+#include "transpose_avx512.h"
+// before what uses it
 #include "vectorized.inl"
 // after the plain loops
 #include "levels_avx512.h"
 }  // namespace avx512
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,popcnt,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
+#pragma GCC target("avx512vbmi,avx512vbmi2,avx512vpopcntdq")
+namespace vbmi {
+using avx512::first_lanes;
+#include "levels_vbmi.h"
+// one word an op
+#include "histogram_vbmi.h"
+#include "place_vbmi.h"
+}  // namespace vbmi
 #pragma GCC pop_options
 
 #pragma GCC push_options
@@ -40,11 +74,20 @@ namespace amx {
 #include "cooccurrences_amx.h"
 
 void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                   int num_levels, uint32_t* tables) {
+                   int num_levels, int64_t* counts, int64_t stride, uint32_t* tables) {
   if (num_levels <= kTileLevels) {
-    tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, tables);
+    tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, counts, stride);
   } else {
-    avx512::cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, tables);
+    avx512::cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, counts, stride, tables);
+  }
+}
+
+void cross(const uint8_t* const (&a)[2], const uint8_t* const (&b)[2], int64_t n, int num_levels,
+           int64_t* const (&counts)[4], uint32_t* tables) {
+  if (num_levels <= kTileLevels) {
+    tile_cross(a, b, n, num_levels, counts);
+  } else {
+    avx512::cross(a, b, n, num_levels, counts, tables);
   }
 }
 }  // namespace amx
@@ -56,24 +99,23 @@ namespace {
 template <class Level>
 Kernels<Level> kernels_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::amx) {
-    if constexpr (sizeof(Level) == 1) return {avx512::tree_levels_of, avx512::histogram<Level>, amx::cooccurrences};
-    return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::cooccurrences<Level>};
+  if (isa >= Isa::avx512) {
+    Kernels<Level> set = {prepare, avx512::histogram<Level>, place_rows<Level>, avx512::cooccurrences<Level>,
+                          avx512::cross<Level>};
+    if (isa >= Isa::vbmi) set.prepare = vbmi::prepare;
+    if constexpr (sizeof(Level) == 1) {
+      if (isa >= Isa::vbmi) set.histogram = vbmi::histogram, set.place = vbmi::place;
+      if (isa >= Isa::amx) set.cooccurrences = amx::cooccurrences, set.cross = amx::cross;
+    }
+    return set;
   }
-  if (isa == Isa::avx512) return {avx512::tree_levels_of, avx512::histogram<Level>, avx512::cooccurrences<Level>};
-  if (isa == Isa::avx2) return {avx2::tree_levels_of<Level>, avx2::histogram<Level>, avx2::cooccurrences<Level>};
+  if (isa == Isa::avx2) {
+    return {prepare, avx2::histogram<Level>, place_rows<Level>, avx2::cooccurrences<Level>, avx2::cross<Level>};
+  }
 #endif
   (void)isa;
-  return {portable::levels<Level>, portable::histogram<Level>, portable::cooccurrences<Level>};
-}
-
-Widening widening_of(Isa isa) {
-#if defined(__x86_64__)
-  if (isa >= Isa::avx512) return {avx512::gathered, avx512::from_float16, avx512::from_bfloat16, avx512::from_float64};
-  if (isa == Isa::avx2) return {avx2::strided, avx2::from_float16, avx2::from_bfloat16, avx2::from_float64};
-#endif
-  (void)isa;
-  return {portable::strided, portable::from_float16, portable::from_bfloat16, portable::from_float64};
+  return {prepare, portable::histogram<Level>, place_rows<Level>, portable::cooccurrences<Level>,
+          portable::cross<Level>};
 }
 
 }  // namespace
@@ -81,17 +123,33 @@ Widening widening_of(Isa isa) {
 template <class Level>
 const Kernels<Level>& kernels() {
   static const Kernels<Level> sets[] = {kernels_of<Level>(Isa::portable), kernels_of<Level>(Isa::avx2),
-                                        kernels_of<Level>(Isa::avx512), kernels_of<Level>(Isa::amx)};
+                                        kernels_of<Level>(Isa::avx512), kernels_of<Level>(Isa::vbmi),
+                                        kernels_of<Level>(Isa::amx)};
   return sets[static_cast<int>(active_isa())];
 }
 
 template const Kernels<uint8_t>& kernels<uint8_t>();
 template const Kernels<uint16_t>& kernels<uint16_t>();
 
-const Widening& widening() {
-  static const Widening sets[] = {widening_of(Isa::portable), widening_of(Isa::avx2), widening_of(Isa::avx512),
-                                  widening_of(Isa::amx)};
-  return sets[static_cast<int>(active_isa())];
+bool wants_tables(int num_levels) { return active_isa() < Isa::amx || num_levels > kTileLevels; }
+
+template <class T, class Level>
+ReadLevels<T, Level> read_levels() {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::vbmi) return vbmi::read_levels<T, Level>;
+  if (active_isa() == Isa::avx512) return avx512::read_levels<T, Level>;
+  if (active_isa() == Isa::avx2) return avx2::read_levels<T, Level>;
+#endif
+  return portable::read_levels<T, Level>;
+}
+
+template <class T>
+Transpose<T> transpose() {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::avx512) return avx512::transpose;
+  if (active_isa() == Isa::avx2) return avx2::transpose;
+#endif
+  return portable::transpose;
 }
 
 template <class T>
@@ -107,5 +165,19 @@ template NormBlock<float> norm_block<float>(int, bool);
 template NormBlock<double> norm_block<double>(int, bool);
 template NormBlock<float16> norm_block<float16>(int, bool);
 template NormBlock<bfloat16> norm_block<bfloat16>(int, bool);
+
+template ReadLevels<float, uint8_t> read_levels();
+template ReadLevels<float, uint16_t> read_levels();
+template ReadLevels<double, uint8_t> read_levels();
+template ReadLevels<double, uint16_t> read_levels();
+template ReadLevels<float16, uint8_t> read_levels();
+template ReadLevels<float16, uint16_t> read_levels();
+template ReadLevels<bfloat16, uint8_t> read_levels();
+template ReadLevels<bfloat16, uint16_t> read_levels();
+
+template Transpose<float> transpose();
+template Transpose<double> transpose();
+template Transpose<float16> transpose();
+template Transpose<bfloat16> transpose();
 
 }  // namespace ppf::cpu

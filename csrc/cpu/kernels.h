@@ -10,28 +10,58 @@
 
 namespace ppf::cpu {
 
+struct Padding;
+
+inline constexpr int kGridCells = 128, kGridEdges = 31;
+
+// The edges of one channel, made ready for a search: for levels_vbmi.h also a grid over them.
+struct alignas(64) EdgeSearch {
+  float padded[kGridEdges + 1];  // the edges, then +inf
+  uint8_t below[kGridCells];     // cell -> edges in lower cells
+  float scale, offset;           // value -> cell
+  bool grid;                     // is there one that separates these edges?
+  const float* edges;
+  int num_edges;
+};
+
+// Levels of n values (the rule: core/levels.h); the sentinel for NaN. Returns the number of sentinels.
+template <class T, class Level>
+using ReadLevels = int64_t (*)(const T* x, int64_t n, const EdgeSearch& search, Level* out);
+
+// out[c * pitch + i] = x[i * stride + c] as float32 (float64: rounded) for i < n, c < channels. Writes whole blocks of
+// 16 sites and 4 channels.
+template <class T>
+using Transpose = void (*)(const T* x, int64_t n, int64_t stride, int64_t channels, float* out, int64_t pitch);
+
 template <class Level>
 struct Kernels {
-  // Levels of n values (the rule: core/levels.h); the sentinel for NaN. Returns the number of sentinels.
-  int64_t (*levels)(const float* x, int64_t n, const float* edges, int num_edges, Level* out);
+  void (*prepare)(const float* edges, int num_edges, EdgeSearch& to);
 
-  // table[level] += 1 for n levels; L + 1 counters.
-  void (*histogram)(const Level* levels, int64_t n, int num_levels, uint32_t* table);
+  // counts[level] += 1 for n levels; sentinels are left out.
+  void (*histogram)(const Level* levels, int64_t n, int num_levels, int64_t* counts);
 
-  // tables[r][site[i] * side + neighbor[i + shift[r]]] += 1 for i < n, side = L + 1, for num_shifts tables.
-  // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and 64 levels further.
-  // Cells that hold a sentinel may be left out: nobody reads them.
+  // Puts dense maps into a run; `run` points to the first one's first site. Gaps between and after them are filled.
+  void (*place)(const Level* dense, int64_t maps, const Padding& padding, Level sentinel, Level* run);
+
+  // counts[r * stride + g * L + h] += #{ i < n : site[i] = g, neighbor[i + shift[r]] = h } for num_shifts shifts.
+  // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and kSlack levels further.
+  // Where the kernel wants them and they are given, tables are added to instead: num_shifts times (L+1, L+1), the last
+  // row and column without meaning.
   void (*cooccurrences)(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                        int num_levels, uint32_t* tables);
+                        int num_levels, int64_t* counts, int64_t stride, uint32_t* tables);
+
+  // counts[2 p + q][g * L + h] += #{ i < n : a[p][i] = g, b[q][i] = h }. All are readable for kSlack levels further.
+  // Tables as above, four of them.
+  void (*cross)(const Level* const (&a)[2], const Level* const (&b)[2], int64_t n, int num_levels,
+                int64_t* const (&counts)[4], uint32_t* tables);
 };
 
-// Bringing values together as float32, which is exact (float64: rounding). Strides are 1 but for `strided`.
-struct Widening {
-  void (*strided)(const float* x, int64_t n, int64_t stride, float* out);
-  void (*from_float16)(const float16* x, int64_t n, float* out);
-  void (*from_bfloat16)(const bfloat16* x, int64_t n, float* out);
-  void (*from_float64)(const double* x, int64_t n, float* out);
-};
+// Are pairs of L levels counted one by one? Then small tables of 32 bits, which must be cleared and added to the counts
+// in the end, are faster for many pairs.
+bool wants_tables(int num_levels);
+
+inline constexpr int kTileLevels = 16;  // up to here products of tiles count pairs
+inline constexpr int64_t kSlack = 128;
 
 // Sums of |x|^p (or |x * factor|^p) of a block of rows: each row's own is written, the sums of positions are added to.
 template <class T>
@@ -42,7 +72,11 @@ using NormBlock = void (*)(const T* x, const T* factor, int64_t row_stride, int6
 template <class Level>
 const Kernels<Level>& kernels();
 
-const Widening& widening();
+template <class T, class Level>
+ReadLevels<T, Level> read_levels();
+
+template <class T>
+Transpose<T> transpose();
 
 template <class T>
 NormBlock<T> norm_block(int power, bool with_factor);

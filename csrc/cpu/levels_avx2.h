@@ -133,3 +133,8 @@ int64_t tree_levels_of(const float* x, int64_t n, const float* edges, int num_ed
   if (num_edges < 32) return levels_by_tree<5>(x, n, tree, out);
   return levels_by_tree<6>(x, n, tree, out);
 }
+
+template <class T, class Level>
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, Level* out) {
+  return levels_by<tree_levels_of<Level>>(x, n, edges, out);
+}

@@ -22,7 +22,8 @@ struct Padding {
   int64_t D, H, W;
   int64_t halo_d = 0, halo_h = 0, halo_w = 0;  // gap before each map, row and plane; free boundaries share one gap
   int64_t pitch_h, pitch_d, pitch_n;
-  std::vector<int64_t> shifts;  // of the offsets, in the flat run
+  std::vector<int64_t> shifts;    // of the offsets, in the flat run
+  std::vector<uint64_t> pattern;  // a bit for each place of the first maps of a run: is it a site?
 
   Padding(const Lattice& x, std::span<const Offset> offsets, bool periodic) : D(x.D), H(x.H), W(x.W) {
     std::vector<Offset> reach(offsets.begin(), offsets.end());
@@ -41,23 +42,17 @@ struct Padding {
     pitch_d = (H + halo_h) * pitch_h;
     pitch_n = (D + halo_d) * pitch_d;
     for (const Offset& r : reach) shifts.push_back(r.d * pitch_d + r.h * pitch_h + r.w);
+    if (pitch_n <= kPatternLength / 2) make_pattern();
   }
 
   // Levels before the first and after the last image that a shift may reach.
   int64_t margin() const { return halo_d * pitch_d + halo_h * pitch_h + halo_w; }
 
-  // Puts a dense map into the run; `run` points to the map's first site. Gaps are left as they are.
-  template <class Level>
-  void place(const Level* dense, Level* run) const {
-    for (int64_t d = 0; d < D; ++d) {
-      for (int64_t h = 0; h < H; ++h, dense += W) {
-        copy_short(reinterpret_cast<const char*>(dense), W * int64_t{sizeof(Level)},
-                   reinterpret_cast<char*>(run + d * pitch_d + h * pitch_h));
-      }
-    }
-  }
+  // Places that `pattern` tells of.
+  int64_t pattern_length() const { return 64 * std::ssize(pattern); }
 
-  // The same with gaps filled from the other side of the map. Offsets are not negative here, so gaps follow the map.
+  // Puts a dense map into the run with gaps filled from the other side of the map. Offsets are not negative here, so
+  // gaps follow the map.
   template <class Level>
   void place_wrapped(const Level* dense, Level* run) const {
     for (int64_t d = 0; d < D + halo_d; ++d) {
@@ -67,6 +62,35 @@ struct Padding {
       }
     }
   }
+
+ private:
+  static constexpr int64_t kPatternLength = 8192;
+
+  void make_pattern() {
+    const int64_t maps = kPatternLength / pitch_n;
+    pattern.assign((maps * pitch_n + 63) / 64, 0);
+    for (int64_t m = 0; m < maps; ++m) {
+      for (int64_t d = 0; d < D; ++d) {
+        for (int64_t h = 0; h < H; ++h) {
+          const int64_t row = m * pitch_n + d * pitch_d + h * pitch_h;
+          for (int64_t i = row; i < row + W; ++i) pattern[i / 64] |= uint64_t{1} << (i % 64);
+        }
+      }
+    }
+  }
 };
+
+// Dense maps into a run, row by row. Its gaps hold the sentinel before and after.
+template <class Level>
+void place_rows(const Level* dense, int64_t maps, const Padding& padding, Level, Level* run) {
+  for (int64_t m = 0; m < maps; ++m, run += padding.pitch_n) {
+    for (int64_t d = 0; d < padding.D; ++d) {
+      for (int64_t h = 0; h < padding.H; ++h, dense += padding.W) {
+        copy_short(reinterpret_cast<const char*>(dense), padding.W * int64_t{sizeof(Level)},
+                   reinterpret_cast<char*>(run + d * padding.pitch_d + h * padding.pitch_h));
+      }
+    }
+  }
+}
 
 }  // namespace ppf::cpu

@@ -1,21 +1,19 @@
 // pair_counts and pair_information on the CPU. Contract: core/pairs.h.
 //
-// All channels become levels first, a byte a site. Then blocks of channel pairs are counted: a channel of the block's
-// rows against four of its columns at a time, which is the kernel of aura with the distance between channels as the
-// shift. Sites are taken in pieces, so that the levels of a block stay in the second-level cache.
+// All channels become levels first, a byte a site. Then blocks of channel pairs are counted, so that the levels of a
+// block stay in the caches: two channels of the block's rows with two of its columns at a time.
 #include "../core/pairs.h"
 
 #include <cmath>
 
+#include "pair_tables.h"
 #include "parallel.h"
 #include "planes.h"
 
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kBlock = 16;    // channels in the rows and in the columns of a block
-constexpr int64_t kPiece = 8192;  // sites
-constexpr int64_t kSlack = 64;    // levels that a kernel may read beyond a channel
+constexpr int64_t kBlock = 16;  // channels in the rows and in the columns of a block
 
 // The levels of all channels, `pitch` apart.
 template <class Level>
@@ -34,40 +32,44 @@ LevelTable<Level> all_levels(const Lattice& x, const float* edges, int num_level
   const int64_t block = channels_per_task(x);
   parallel_for((x.C + block - 1) / block, threads, [&](int64_t task) {
     const int64_t c = task * block, count = std::min(block, x.C - c);
-    LevelReader<T, Level> reader(x, edges, num_levels - 1);
+    LevelReader<T, Level> reader(x, edges, num_levels - 1, c, count);
     const auto images = order.images(0);
     const auto step = static_cast<size_t>(reader.images_per_call());
     for (size_t n = 0; n < images.size(); n += step) {
       const auto some = images.subspan(n, std::min(step, images.size() - n));
-      reader.read(some, c, count, table.levels.data() + c * pitch + static_cast<int64_t>(n) * x.sites(), pitch,
-                  nans + c);
+      reader.read(some, table.levels.data() + c * pitch + static_cast<int64_t>(n) * x.sites(), pitch, nans + c);
     }
   });
   return table;
 }
 
-// Calls take(a, b, table) for every pair a <= b, with the table (L+1) x (L+1) of 32-bit counts; the last row and column
-// are to be left alone. A channel's table with itself holds its counts on the diagonal.
+// Calls take(a, b, counts) for every pair a <= b, with counts (L, L). A channel with itself has its counts on the
+// diagonal.
 template <class Level, class Take>
 void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take&& take) {
-  const int64_t blocks = (x.channels + kBlock - 1) / kBlock;
-  const int64_t side = num_levels + 1, table_size = side * side;
+  const int64_t blocks = (x.channels + kBlock - 1) / kBlock, cells = int64_t{num_levels} * num_levels;
   const Kernels<Level>& inner = kernels<Level>();
   parallel_for(blocks * blocks, threads, [&](int64_t task) {
     const int64_t row = task / blocks * kBlock, column = task % blocks * kBlock;
     if (row > column) return;
-    const int64_t columns = std::min(kBlock, x.channels - column);
-    int64_t shift[kBlock];
-    for (int64_t j = 0; j < columns; ++j) shift[j] = j * x.pitch;
-    std::vector<uint32_t> tables(columns * table_size);
-    for (int64_t a = row; a < std::min(row + kBlock, x.channels); ++a) {
-      const int64_t first = std::max(a, column) - column;  // pairs below the diagonal are left out
-      std::fill(tables.begin(), tables.end(), 0u);
-      for (int64_t s = 0; s < x.sites; s += kPiece) {
-        inner.cooccurrences(x.channel(a) + s, x.channel(column) + s, std::min(kPiece, x.sites - s), shift + first,
-                            static_cast<int>(columns - first), num_levels, tables.data() + first * table_size);
+    const int64_t last_row = std::min(row + kBlock, x.channels), last_column = std::min(column + kBlock, x.channels);
+    std::vector<int64_t> four(4 * cells);
+    int64_t* const counts[4] = {four.data(), four.data() + cells, four.data() + 2 * cells, four.data() + 3 * cells};
+    PairTables tables(1, 4, num_levels);
+    uint32_t* const counters = tables.of(0, x.sites);
+    for (int64_t a = row; a < last_row; a += 2) {
+      for (int64_t b = std::max(a, column); b < last_column; b += 2) {
+        std::fill(four.begin(), four.end(), 0);
+        // An odd last channel stands for its missing neighbour too.
+        const Level* const rows[2] = {x.channel(a), x.channel(std::min(a + 1, x.channels - 1))};
+        const Level* const columns[2] = {x.channel(b), x.channel(std::min(b + 1, x.channels - 1))};
+        inner.cross(rows, columns, x.sites, num_levels, counts, counters);
+        if (counters != nullptr) tables.add_to(four.data(), 0);
+        for (int pair = 0; pair < 4; ++pair) {
+          const int64_t p = a + pair / 2, q = b + pair % 2;
+          if (p <= q && p < last_row && q < last_column) take(p, q, counts[pair]);
+        }
       }
-      for (int64_t j = first; j < columns; ++j) take(a, column + j, tables.data() + j * table_size);
     }
   });
 }
@@ -85,12 +87,12 @@ class EntropyTerms {
   std::vector<double> small_ = std::vector<double>(4096, 0.0);
 };
 
-double information_of(const uint32_t* table, int num_levels, bool same, bool miller_madow, const EntropyTerms& terms) {
+double information_of(const int64_t* table, int num_levels, bool same, bool miller_madow, const EntropyTerms& terms) {
   std::vector<uint64_t> columns(num_levels, 0);
   uint64_t total = 0;
   double joint = 0, row_sum = 0, column_sum = 0;
   int cells = 0, rows = 0, used_columns = 0;
-  for (int g = 0; g < num_levels; ++g, table += num_levels + 1) {
+  for (int g = 0; g < num_levels; ++g, table += num_levels) {
     uint64_t row = 0;
     for (int h = 0; h < num_levels; ++h) {
       joint += terms(table[h]);
@@ -148,13 +150,13 @@ void pair_counts(const TensorView& x, const TensorView& edges, const TensorView&
   const int64_t C = arguments.lattice.C, L = arguments.num_levels;
   require_output(counts, DType::int64, C * C * L * L, "counts: wanted (C, C, L, L) int64, contiguous, writable");
   auto* out = counts.as<int64_t>();
-  count_pairs(arguments, edges, nans, threads, [=](int64_t a, int64_t b, const uint32_t* table) {
+  count_pairs(arguments, edges, nans, threads, [=](int64_t a, int64_t b, const int64_t* table) {
     int64_t* ab = out + (a * C + b) * L * L;
     int64_t* ba = out + (b * C + a) * L * L;
     for (int64_t g = 0; g < L; ++g) {
       for (int64_t h = 0; h < L; ++h) {
-        ab[g * L + h] += table[g * (L + 1) + h];
-        if (a != b) ba[h * L + g] += table[g * (L + 1) + h];
+        ab[g * L + h] += table[g * L + h];
+        if (a != b) ba[h * L + g] += table[g * L + h];
       }
     }
   });
@@ -169,7 +171,7 @@ void pair_information(const TensorView& x, const TensorView& edges, bool miller_
   std::fill_n(out, C * C, 0.0);  // what no site tells
   const EntropyTerms terms;
   const int num_levels = arguments.num_levels;
-  count_pairs(arguments, edges, nans, threads, [=, &terms](int64_t a, int64_t b, const uint32_t* table) {
+  count_pairs(arguments, edges, nans, threads, [=, &terms](int64_t a, int64_t b, const int64_t* table) {
     out[a * C + b] = out[b * C + a] = information_of(table, num_levels, a == b, miller_madow, terms);
   });
 }

@@ -10,6 +10,7 @@
 
 #include "../core/lattice.h"
 #include "../core/levels.h"
+#include "copy.h"
 #include "kernels.h"
 
 namespace ppf::cpu {
@@ -58,114 +59,117 @@ inline Lattice joined(Lattice x) {
 // Channels that one task reads together. One where a channel's map is large and lies together; several where they share
 // cache lines (channels_last, or no spatial axes) or where maps are small, since memory is read well in runs of some
 // kilobytes only.
-inline constexpr int64_t kMaxChannelsPerTask = 16;
+inline constexpr int64_t kMaxChannelsPerTask = 32;
 
-inline int64_t channels_per_task(const Lattice& x) {
-  const bool channels_inside = x.sites() == 1 || std::abs(x.stride_c) < std::abs(joined(x).stride_w);
-  if (channels_inside) return kMaxChannelsPerTask;
-  constexpr int64_t kRunOfSites = 1024;
-  return std::clamp(kRunOfSites / x.sites(), int64_t{1}, kMaxChannelsPerTask);
+inline bool channels_inside(const Lattice& x) {
+  return x.sites() == 1 || std::abs(x.stride_c) < std::abs(joined(x).stride_w);
 }
 
-// Levels of whole maps, dense, from activations of any dtype and strides.
+inline int64_t channels_per_task(const Lattice& x) {
+  constexpr int64_t kLine = 64, kRunOfSites = 1024;
+  const int64_t item_bytes = with_float(x.dtype, [](auto value) { return int64_t{sizeof(value)}; });
+  if (channels_inside(x)) return std::min(2 * kLine / item_bytes, kMaxChannelsPerTask);
+  return std::clamp(kRunOfSites / x.sites(), int64_t{1}, kMaxChannelsPerTask / 2);
+}
+
+// Levels of whole maps, dense, from activations of any dtype and strides, for channels c .. c+count-1.
 template <class T, class Level>
 class LevelReader {
  public:
-  LevelReader(const Lattice& x, const float* edges, int num_edges)
-      : x_(joined(x)), sites_(x.sites()), edges_(edges), num_edges_(num_edges), kernels_(kernels<Level>()) {}
+  LevelReader(const Lattice& x, const float* edges, int num_edges, int64_t c, int64_t count)
+      : x_(joined(x)), sites_(x.sites()), c_(c), searches_(count) {
+    for (int64_t k = 0; k < count; ++k) kernels<Level>().prepare(edges + (c + k) * num_edges, num_edges, searches_[k]);
+  }
 
   // How many images are read well in one call: small maps share the cost of a call.
   int64_t images_per_call() const { return std::max<int64_t>(1, kChunk / sites_); }
 
-  // Levels of some images, channels c .. c+count-1, to out[i * pitch + image * sites + site]; sites without a level are
-  // added to nans[]. At most images_per_call() images.
-  void read(std::span<const int64_t> images, int64_t c, int64_t count, Level* out, int64_t pitch, int64_t* nans) {
-    if (images.size() > 1) {
-      for (size_t m = 0; m < images.size(); ++m)
-        gather(image_at(images[m], c), count, static_cast<int64_t>(m) * sites_);
-      quantise(values_, std::ssize(images) * sites_, c, count, out, pitch, nans);
-      return;
-    }
-    const T* image = image_at(images[0], c);
-    for (int64_t d = 0; d < x_.D; ++d) {
-      for (int64_t h = 0; h < x_.H; ++h) {
-        const T* row = image + d * x_.stride_d + h * x_.stride_h;
-        Level* to = out + (d * x_.H + h) * x_.W;
-        for (int64_t begin = 0; begin < x_.W; begin += kChunk) {
-          const int64_t length = std::min(kChunk, x_.W - begin);
-          quantise(values_of(row + begin * x_.stride_w, count, length), length, c, count, to + begin, pitch, nans);
-        }
-      }
+  // Levels of some images to out[k * pitch + image * sites + site]; sites without a level are added to nans[k]. At most
+  // images_per_call() images.
+  void read(std::span<const int64_t> images, Level* out, int64_t pitch, int64_t* nans) {
+    if (x_.stride_w != 1 && x_.W > 1) {
+      read_strided(images, out, pitch, nans);
+    } else if (images.size() > 1) {
+      read_together(images, out, pitch, nans);
+    } else {
+      const T* image = image_at(images[0]);
+      for_each_row(image, [&](const T* row, int64_t at) { quantise(row, x_.stride_c, x_.W, out + at, pitch, nans); });
     }
   }
 
  private:
-  static constexpr int64_t kChunk = 1024;
-  static constexpr int64_t kPitch = kChunk + 16;  // not a power of two: channels would share cache sets
-  static constexpr int64_t kBlock = 64;
+  static constexpr int64_t kChunk = 1024, kStridedChunk = 512;  // sites
+  static constexpr int64_t kPitch = kChunk + 32;  // not a power of two: channels would share cache sets
 
-  const T* image_at(int64_t n, int64_t c) const {
-    return static_cast<const T*>(x_.data) + n * x_.stride_n + c * x_.stride_c;
-  }
+  const T* image_at(int64_t n) const { return static_cast<const T*>(x_.data) + n * x_.stride_n + c_ * x_.stride_c; }
 
-  void quantise(const float* values, int64_t length, int64_t c, int64_t count, Level* out, int64_t pitch,
-                int64_t* nans) {
-    for (int64_t k = 0; k < count; ++k) {
-      nans[k] +=
-          kernels_.levels(values + k * kPitch, length, edges_ + (c + k) * num_edges_, num_edges_, out + k * pitch);
-    }
-  }
-
-  // The values of `count` channels at `length` sites, as float32 with kPitch between channels; in place where they lie
-  // so.
-  const float* values_of(const T* x, int64_t count, int64_t length) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (count == 1 && (x_.stride_w == 1 || length == 1)) return x;
-    }
-    copy(x, count, length, values_);
-    return values_;
-  }
-
-  // One whole small image, from `at` on.
-  void gather(const T* image, int64_t count, int64_t at) {
+  template <class F>
+  void for_each_row(const T* image, F&& f) const {
     for (int64_t d = 0; d < x_.D; ++d) {
-      for (int64_t h = 0; h < x_.H; ++h, at += x_.W) {
-        copy(image + d * x_.stride_d + h * x_.stride_h, count, x_.W, values_ + at);
-      }
+      for (int64_t h = 0; h < x_.H; ++h) f(image + d * x_.stride_d + h * x_.stride_h, (d * x_.H + h) * x_.W);
     }
   }
 
-  void copy(const T* x, int64_t count, int64_t length, float* to) const {
-    if (x_.stride_w == 1) {
-      for (int64_t k = 0; k < count; ++k) widen(x + k * x_.stride_c, length, to + k * kPitch);
-      return;
-    }
-    // Channels lie together: a transposition, in blocks that fit the first-level cache.
-    for (int64_t begin = 0; begin < length; begin += kBlock) {
-      const int64_t end = std::min(length, begin + kBlock);
-      for (int64_t k = 0; k < count; ++k) {
-        strided(x + begin * x_.stride_w + k * x_.stride_c, end - begin, to + k * kPitch + begin);
-      }
-    }
-  }
-
-  void strided(const float* x, int64_t n, float* to) const { widening().strided(x, n, x_.stride_w, to); }
   template <class Value>
-  void strided(const Value* x, int64_t n, float* to) const {
-    for (int64_t i = 0; i < n; ++i) to[i] = to_float(x[i * x_.stride_w]);
+  void quantise(const Value* values, int64_t values_pitch, int64_t length, Level* out, int64_t pitch, int64_t* nans) {
+    const auto levels = read_levels<Value, Level>();
+    for (int64_t k = 0; k < std::ssize(searches_); ++k) {
+      nans[k] += levels(values + k * values_pitch, length, searches_[k], out + k * pitch);
+    }
   }
 
-  static void widen(const float* x, int64_t n, float* to) { std::copy_n(x, n, to); }
-  static void widen(const double* x, int64_t n, float* to) { widening().from_float64(x, n, to); }
-  static void widen(const float16* x, int64_t n, float* to) { widening().from_float16(x, n, to); }
-  static void widen(const bfloat16* x, int64_t n, float* to) { widening().from_bfloat16(x, n, to); }
+  // Several small images, each channel's values side by side first.
+  void read_together(std::span<const int64_t> images, Level* out, int64_t pitch, int64_t* nans) {
+    T* values = reinterpret_cast<T*>(values_);
+    int64_t to = 0;
+    for (const int64_t n : images) {
+      for_each_row(image_at(n), [&](const T* row, int64_t at) {
+        for (int64_t k = 0; k < std::ssize(searches_); ++k) {
+          copy_short(reinterpret_cast<const char*>(row + k * x_.stride_c), x_.W * int64_t{sizeof(T)},
+                     reinterpret_cast<char*>(values + k * kPitch + to + at));
+        }
+      });
+      to += sites_;
+    }
+    quantise(values, kPitch, to, out, pitch, nans);
+  }
+
+  // Sites that do not lie together: their values are brought together first, as float32.
+  void read_strided(std::span<const int64_t> images, Level* out, int64_t pitch, int64_t* nans) {
+    auto* values = reinterpret_cast<float*>(values_);
+    int64_t filled = 0;
+    const auto empty = [&] {
+      quantise(values, kPitch, filled, out, pitch, nans);
+      out += filled;
+      filled = 0;
+    };
+    for (const int64_t n : images) {
+      for_each_row(image_at(n), [&](const T* row, int64_t) {
+        for (int64_t begin = 0; begin < x_.W;) {
+          const int64_t length = std::min(x_.W - begin, kStridedChunk - filled);
+          bring_together(row + begin * x_.stride_w, length, values + filled);
+          filled += length;
+          begin += length;
+          if (filled == kStridedChunk) empty();
+        }
+      });
+    }
+    if (filled > 0) empty();
+  }
+
+  void bring_together(const T* x, int64_t length, float* to) const {
+    const int64_t count = std::ssize(searches_);
+    if (x_.stride_c == 1) return transpose<T>()(x, length, x_.stride_w, count, to, kPitch);
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t i = 0; i < length; ++i) to[k * kPitch + i] = to_float(x[k * x_.stride_c + i * x_.stride_w]);
+    }
+  }
 
   const Lattice x_;
-  const int64_t sites_;
-  const float* edges_;
-  const int num_edges_;
-  const Kernels<Level>& kernels_;
-  alignas(64) float values_[kMaxChannelsPerTask * kPitch];
+  const int64_t sites_, c_;
+  std::vector<EdgeSearch> searches_;
+  static constexpr int64_t kValueBytes = sizeof(T) > sizeof(float) ? sizeof(T) : sizeof(float);
+  alignas(64) char values_[kMaxChannelsPerTask * kPitch * kValueBytes];
 };
 
 inline int edges_per_channel(const TensorView& edges, int64_t num_channels) {
