@@ -33,12 +33,31 @@ def checked_neighborhood(neighborhood: Neighborhood) -> str | tuple[Offset, ...]
         raise TypeError(f"neighborhood: wanted a list of int tuples, got {describe(neighborhood)}") from None
 
 
+def moore(radius: int, axes: int = 2) -> tuple[Offset, ...]:
+    """The stored half of all sites within `radius` steps along every axis: ((2 radius + 1)^axes - 1) / 2 offsets.
+
+    Args:
+        radius: 1 or more; 1 is "moore".
+        axes: number of spatial axes, 0..3.
+
+    Raises:
+        ValueError: a radius below 1.
+
+    Example:
+        >>> len(moore(2))
+        12
+    """
+    if radius < 1:
+        raise ValueError(f"radius: wanted 1 or more, got {radius}")
+    return tuple(r for r in product(range(-radius, radius + 1), repeat=axes) if r > (0,) * axes)
+
+
 def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
     """The stored half of a neighbourhood.
 
     Args:
         neighborhood: "axial" (nearest along each axis; 4 neighbours in an image), "moore" (all touching sites; 8), or a list
-            of offsets, each of `axes` ints, of any radius, without (0, ..., 0) and without both r and -r.
+            of offsets such as moore(2), each of `axes` ints, of any radius, without (0, ..., 0) and without both r and -r.
         axes: number of spatial axes, 0..3.
 
     Returns:
@@ -54,8 +73,7 @@ def half_offsets(neighborhood: Neighborhood, axes: int) -> tuple[Offset, ...]:
     """
     neighborhood = checked_neighborhood(neighborhood)
     if isinstance(neighborhood, str):
-        touching = [r for r in product((-1, 0, 1), repeat=axes) if r > (0,) * axes]
-        return tuple(r for r in touching if neighborhood == "moore" or sum(map(abs, r)) == 1)
+        return tuple(r for r in moore(1, axes) if neighborhood == "moore" or sum(map(abs, r)) == 1)
     seen: set[Offset] = set()
     for r in neighborhood:
         if len(r) != axes:

@@ -14,7 +14,7 @@ def aura_counts(
 ) -> None:
     """Contract: csrc/core/aura.h. `offsets` is flat, three ints (d, h, w) an offset."""
     levels, classes = _levels_and_classes(x, edges, labels, nans)
-    C, K, _, L, _ = counts.shape
+    C, K, R, L, _ = counts.shape  # R = 1: offsets are merged
     if levels.numel() == 0:
         return
     lattice = levels.reshape(*levels.shape[:2], *(1,) * (5 - levels.ndim), *levels.shape[2:])  # (N, C, D, H, W)
@@ -31,7 +31,7 @@ def aura_counts(
                 neighbor = neighbor.narrow(axis, min(max(step, 0), extent), length)
         cell = (table[..., None, None, None] * L + site) * L + neighbor
         kept = cell[(site < L) & (neighbor < L)]
-        counts[:, :, r] += torch.bincount(kept, minlength=C * K * L * L).reshape(C, K, L, L)
+        counts[:, :, r % R] += torch.bincount(kept, minlength=C * K * L * L).reshape(C, K, L, L)
 
 
 def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:

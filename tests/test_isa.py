@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from strategies import Case, cases
 
 from pyprune_fast import Levels, _cpu, ops, reference
 from pyprune_fast._native import build_info
-from pyprune_fast.neighborhood import half_offsets
+from pyprune_fast.neighborhood import half_offsets, moore
 
 ALL = ("portable", "avx2", "avx512", "vbmi", "amx")
 OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
@@ -33,6 +34,16 @@ def counted(case: Case, isa: str) -> list[torch.Tensor]:
     nans = torch.zeros(2, case.x.shape[1], dtype=torch.int64)
     classes = {"labels": case.labels, "num_classes": case.num_classes}
     aura = ops.aura_counts(case.x, case.levels, neighborhood=case.offsets, periodic=case.periodic, nans=nans[0], **classes)
+    merged = ops.aura_counts(
+        case.x,
+        case.levels,
+        neighborhood=case.offsets,
+        periodic=case.periodic,
+        merge_offsets=True,
+        nans=torch.zeros_like(nans[0]),
+        **classes,
+    )
+    assert torch.equal(merged, aura.sum(2, keepdim=True) if case.offsets else aura)
     return [aura, ops.joint_counts(case.x, case.levels, nans=nans[1], **classes), nans]
 
 
@@ -75,6 +86,23 @@ def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="PYPRUNE_FAST_ISA: wanted one of portable, .*got 'sse9'"):
         _cpu.set_isa("sse9")
     assert build_info()["isa"].startswith(_cpu.isa())
+
+
+@pytest.mark.parametrize("isa", OFFERED)
+@pytest.mark.parametrize("radius", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(3, 2, 57, 61), (5, 3, 20, 150), (40, 5, 7, 7)])
+@pytest.mark.parametrize("num_levels", [5, 8, 16])
+def test_wide_neighborhoods_merge(isa: str, radius: int, shape: tuple[int, ...], num_levels: int) -> None:
+    """Rows of a neighbourhood are summed by differences of running sums: 144 offsets at radius 8, runs wider than a map."""
+    torch.manual_seed(radius)
+    x, levels = torch.randn(shape), Levels.uniform(-2, 2, count=num_levels, channels=shape[1])
+    x[0, 0, 3] = math.nan
+    _cpu.set_isa(isa)
+    nans = torch.zeros(2, shape[1], dtype=torch.int64)
+    for periodic in (False, True):
+        each = ops.aura_counts(x, levels, neighborhood=moore(radius), periodic=periodic, nans=nans[0])
+        merged = ops.aura_counts(x, levels, neighborhood=moore(radius), periodic=periodic, merge_offsets=True, nans=nans[1])
+        assert torch.equal(merged, each.sum(2, keepdim=True))
 
 
 @pytest.mark.parametrize("isa", OFFERED)

@@ -8,7 +8,7 @@
 //   edges    (C, L-1) float32, contiguous, ascending; 2 <= L <= 256
 //   offsets  R offsets (d, h, w), leading zeros for missing axes
 //   labels   (N,) int64 in 0..K-1, contiguous; or absent: every image is class 0
-//   counts   (C, K, R, L, L) int64, contiguous: added to, never cleared
+//   counts   (C, K, R, L, L) int64, contiguous: added to, never cleared; or (C, K, 1, L, L): offsets are merged, summed
 //   nans     (C,) int64, contiguous: sites without a level are added here; no pair that touches one is counted
 //
 // Deterministic: integers, so the result depends neither on threads nor on order.

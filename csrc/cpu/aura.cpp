@@ -20,6 +20,7 @@ struct Job {
   const std::span<const Offset> offsets;
   const bool periodic;
   const ClassOrder& order;
+  const bool merge;  // all offsets into one table
   int64_t* counts;
   int64_t* nans;
 };
@@ -74,7 +75,7 @@ template <class Level, class T>
 void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t channels) {
   const Lattice& x = job.x;
   const int64_t R = std::ssize(job.offsets), K = job.order.num_classes();
-  const int64_t cells = int64_t{job.num_levels} * job.num_levels;
+  const int64_t cells = int64_t{job.num_levels} * job.num_levels, stored = job.merge ? 1 : R;
   const auto sentinel = static_cast<Level>(job.num_levels);
   LevelReader<T, Level> reader(x, job.edges, job.num_levels - 1, c, channels);
   const Kernels<Level>& inner = kernels<Level>();
@@ -88,16 +89,16 @@ void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t c
     const auto images = job.order.images(k);
     const int64_t pairs = std::ssize(images) * padding.pitch_n;
     int64_t in_tables = 0;
-    const auto counts = [&](int64_t i) { return job.counts + ((c + i) * K + k) * R * cells; };
+    const auto counts = [&](int64_t i) { return job.counts + ((c + i) * K + k) * stored * cells; };
     const auto empty_tables = [&] {
-      for (int64_t i = 0; i < channels && tables.of(i, pairs) != nullptr; ++i) tables.add_to(counts(i), i);
+      for (int64_t i = 0; i < channels && tables.of(i, pairs) != nullptr; ++i) tables.add_to(counts(i), i, job.merge);
       in_tables = 0;
     };
     const auto count_runs = [&] {
       if (in_tables + runs.length() > kTableLimit) empty_tables();
       for (int64_t i = 0; i < channels; ++i) {
         inner.cooccurrences(runs.sites(i), runs.neighbors(i), runs.length(), padding.shifts.data(), static_cast<int>(R),
-                            job.num_levels, counts(i), cells, tables.of(i, pairs));
+                            job.num_levels, counts(i), job.merge ? 0 : cells, tables.of(i, pairs));
       }
       in_tables += runs.length();
       runs.clear();
@@ -121,15 +122,16 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
   require_on_cpu(x, edges, counts, nans, labels.value_or(TensorView{}));
   const Lattice lattice = lattice_of(x);
   const int num_levels = edges_per_channel(edges, lattice.C) + 1;
-  require(counts.ndim == 5, "counts: wanted (C, K, R, L, L) int64, contiguous, writable");
+  constexpr const char* kWanted = "counts: wanted (C, K, R or 1, L, L) int64, contiguous, writable";
+  require(counts.ndim == 5, kWanted);
   const int64_t K = counts.shape[1], R = std::ssize(offsets);
-  require_output(counts, DType::int64, lattice.C * K * R * num_levels * num_levels,
-                 "counts: wanted (C, K, R, L, L) int64, contiguous, writable");
+  const bool merge = R > 1 && counts.shape[2] == 1;
+  require_output(counts, DType::int64, lattice.C * K * (merge ? 1 : R) * num_levels * num_levels, kWanted);
   require_output(nans, DType::int64, lattice.C, "nans: wanted (C,) int64, contiguous, writable");
   if (lattice.sites() == 0) return;
   const ClassOrder order(labels, lattice.N, K);
-  const Job job{lattice, edges.as<const float>(), num_levels,        offsets, periodic,
-                order,   counts.as<int64_t>(),    nans.as<int64_t>()};
+  const Job job{lattice, edges.as<const float>(), num_levels,        offsets, periodic, order,
+                merge,   counts.as<int64_t>(),    nans.as<int64_t>()};
   const Padding padding(lattice, offsets, periodic);
   const int64_t block = channels_per_task(lattice);
   with_level_and_float(num_levels, lattice.dtype, [&](auto level, auto value) {

@@ -71,10 +71,19 @@ using avx512::first_lanes;
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,amx-tile,amx-int8")
 namespace amx {
+#include "tiles_amx.h"
+// before what is made of tiles
 #include "cooccurrences_amx.h"
+#include "cross_amx.h"
+// after the ring
+#include "merged_amx.h"
 
 void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
                    int num_levels, int64_t* counts, int64_t stride, uint32_t* tables) {
+  const bool merged = stride == 0 && num_shifts > 1;
+  if (merged && num_levels <= kTileLevels && tile_merged(site, neighbor, n, shift, num_shifts, num_levels, counts)) {
+    return;
+  }
   if (num_levels <= kTileLevels) {
     tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, counts, stride);
   } else {

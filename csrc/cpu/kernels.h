@@ -44,6 +44,7 @@ struct Kernels {
   void (*place)(const Level* dense, int64_t maps, const Padding& padding, Level sentinel, Level* run);
 
   // counts[r * stride + g * L + h] += #{ i < n : site[i] = g, neighbor[i + shift[r]] = h } for num_shifts shifts.
+  // A stride of 0 merges them into one table.
   // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and kSlack levels further.
   // Where the kernel wants them and they are given, tables are added to instead: num_shifts times (L+1, L+1), the last
   // row and column without meaning.

@@ -26,15 +26,17 @@ class PairTables {
     return worth ? counters_.data() + channel * size_ : nullptr;
   }
 
-  // Adds a channel's tables to its counts (tables, L, L) and clears them.
-  void add_to(int64_t* counts, int64_t channel) {
-    uint32_t* row = counters_.data() + channel * size_;
-    for (uint32_t* end = row + size_; row < end; row += num_levels_ + 1) {  // over the sentinel's rows too
-      for (int g = 0; g < num_levels_; ++g, row += num_levels_ + 1) {
-        for (int h = 0; h < num_levels_; ++h) *counts++ += row[h];
+  // Adds a channel's tables to its counts (tables, L, L), or all to one (L, L), and clears them.
+  void add_to(int64_t* counts, int64_t channel, bool merge = false) {
+    uint32_t* const first = counters_.data() + channel * size_;
+    const int side = num_levels_ + 1;
+    for (uint32_t* table = first; table < first + size_; table += side * side) {
+      for (int g = 0; g < num_levels_; ++g) {
+        for (int h = 0; h < num_levels_; ++h) counts[g * num_levels_ + h] += table[g * side + h];
       }
+      counts += merge ? 0 : num_levels_ * num_levels_;
     }
-    std::fill_n(row - size_, size_, 0u);
+    std::fill_n(first, size_, 0u);
   }
 
  private:

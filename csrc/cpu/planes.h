@@ -87,7 +87,9 @@ class LevelReader {
   // Levels of some images to out[k * pitch + image * sites + site]; sites without a level are added to nans[k]. At most
   // images_per_call() images.
   void read(std::span<const int64_t> images, Level* out, int64_t pitch, int64_t* nans) {
-    if (x_.stride_w != 1 && x_.W > 1) {
+    if (sites_ == 1 && x_.stride_c == 1) {
+      read_points(images, out, pitch, nans);
+    } else if (x_.stride_w != 1 && x_.W > 1) {
       read_strided(images, out, pitch, nans);
     } else if (images.size() > 1) {
       read_together(images, out, pitch, nans);
@@ -98,7 +100,7 @@ class LevelReader {
   }
 
  private:
-  static constexpr int64_t kChunk = 1024, kStridedChunk = 512;  // sites
+  static constexpr int64_t kChunk = 1024, kStridedChunk = 512, kPoints = 256;  // sites
   static constexpr int64_t kPitch = kChunk + 32;  // not a power of two: channels would share cache sets
 
   const T* image_at(int64_t n) const { return static_cast<const T*>(x_.data) + n * x_.stride_n + c_ * x_.stride_c; }
@@ -132,6 +134,24 @@ class LevelReader {
       to += sites_;
     }
     quantise(values, kPitch, to, out, pitch, nans);
+  }
+
+  // Images of one site: their channels are copied together, and then brought apart.
+  void read_points(std::span<const int64_t> images, Level* out, int64_t pitch, int64_t* nans) {
+    const int64_t count = std::ssize(searches_);
+    T points[kPoints * kMaxChannelsPerTask];
+    for (int64_t begin = 0; begin < std::ssize(images); begin += kPoints) {
+      const int64_t length = std::min(kPoints, std::ssize(images) - begin);
+      for (int64_t m = 0; m < length; ++m) {
+        const int64_t ahead = std::min(begin + m + 16, std::ssize(images) - 1);
+        __builtin_prefetch(image_at(images[ahead]));
+        copy_short(reinterpret_cast<const char*>(image_at(images[begin + m])), count * int64_t{sizeof(T)},
+                   reinterpret_cast<char*>(points + m * count));
+      }
+      auto* values = reinterpret_cast<float*>(values_);
+      transpose<T>()(points, length, count, count, values, kPitch);
+      quantise(values, kPitch, length, out + begin, pitch, nans);
+    }
   }
 
   // Sites that do not lie together: their values are brought together first, as float32.

@@ -32,11 +32,13 @@ class _AuraEstimator(Estimator):
         num_classes: int | None = None,
         neighborhood: Neighborhood = "axial",
         periodic: bool = False,
+        merge_offsets: bool = False,
         correction: Correction = "miller-madow",
     ) -> None:
         super().__init__(levels, num_classes=num_classes, correction=correction)
         self.neighborhood = checked_neighborhood(neighborhood)
         self.periodic = periodic
+        self.merge_offsets = merge_offsets
 
     def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
         return ops.aura_counts(
@@ -44,6 +46,7 @@ class _AuraEstimator(Estimator):
             levels,
             neighborhood=self.neighborhood,
             periodic=self.periodic,
+            merge_offsets=self.merge_offsets,
             labels=labels,
             num_classes=self.num_classes if labels is not None else 1,
             into=self._counts,
@@ -62,7 +65,7 @@ class AuraEntropy(_AuraEstimator):
     Otherwise the entropy H(A / sum A) of the aura matrix A = sum_r (C_r + C_r^T), in nats, in [0, 2 log L].
 
     Args:
-        levels, neighborhood, periodic, correction: as in ops.aura_counts and Estimator. num_classes is ignored.
+        levels, neighborhood, periodic, merge_offsets, correction: as in ops.aura_counts and Estimator. num_classes is ignored.
         relative: which of the two.
 
     Example:
@@ -81,10 +84,18 @@ class AuraEntropy(_AuraEstimator):
         num_classes: int | None = None,
         neighborhood: Neighborhood = "axial",
         periodic: bool = False,
+        merge_offsets: bool = False,
         correction: Correction = "miller-madow",
         relative: bool = True,
     ) -> None:
-        super().__init__(levels, num_classes=num_classes, neighborhood=neighborhood, periodic=periodic, correction=correction)
+        super().__init__(
+            levels,
+            num_classes=num_classes,
+            neighborhood=neighborhood,
+            periodic=periodic,
+            merge_offsets=merge_offsets,
+            correction=correction,
+        )
         self.relative = relative
 
     def _compute(self, counts: Tensor) -> Tensor:
@@ -117,7 +128,7 @@ class AuraInformation(_AuraEstimator):
     gain is 0: there `ChannelInformation` takes its place (score_model does so by itself).
 
     Args:
-        levels, neighborhood, periodic, correction: as in ops.aura_counts and Estimator.
+        levels, neighborhood, periodic, merge_offsets, correction: as in ops.aura_counts and Estimator.
         num_classes: K; score_model fills it in where it can.
 
     Example:

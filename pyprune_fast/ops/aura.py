@@ -37,6 +37,7 @@ def aura_counts(
     *,
     neighborhood: Neighborhood = "axial",
     periodic: bool = False,
+    merge_offsets: bool = False,
     labels: Any = None,
     num_classes: int | None = None,
     into: Tensor | None = None,
@@ -52,6 +53,7 @@ def aura_counts(
         levels: Levels of C channels, on x's device.
         neighborhood: "axial", "moore" or a list of offsets; see neighborhood.half_offsets.
         periodic: wrap the map round; otherwise pairs stay inside it.
+        merge_offsets: sum over offsets, R = 1: a fraction of the memory, and for wide neighbourhoods of the time.
         labels: (N,) integers in 0..K-1, or None: one class.
         num_classes: K; needed with labels unless `into` tells it.
         into: (C, K, R, L, L) int64 counts to add to and return; a new tensor of zeros by default.
@@ -80,7 +82,8 @@ def aura_counts(
     offsets = half_offsets(neighborhood, x.ndim - 2)
     flat = [i for r in offsets for i in (*(0,) * (3 - len(r)), *r)]
     labels, K = classes(op, x, labels, num_classes, into)
-    counts = counts_or_zeros(op, x, (x.shape[1], K, len(offsets), levels.count, levels.count), "(C, K, R, L, L)", into)
+    stored = 1 if merge_offsets and offsets else len(offsets)
+    counts = counts_or_zeros(op, x, (x.shape[1], K, stored, levels.count, levels.count), "(C, K, R, L, L)", into)
     missing = nans_or_zeros(op, x, nans)
     check_devices(op, x=x, levels=levels.edges, labels=labels, into=into, nans=nans)
     torch.ops.pyprune_fast.aura_counts(x, levels.edges, flat, periodic, labels, counts, missing)
