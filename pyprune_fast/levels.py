@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,17 +67,24 @@ class Levels:
         return self if self.edges.device == torch.device(device) else Levels(self.edges.to(device))
 
     @staticmethod
-    def uniform(low: Tensor | float, high: Tensor | float, count: int = 16, *, channels: int = 1) -> Levels:
+    def uniform(
+        low: Tensor | float, high: Tensor | float, count: int = 16, *, channels: int = 1, zero_bin: bool = False
+    ) -> Levels:
         """Levels of equal width between low and high; values outside fall into the first and the last.
+
+        With `zero_bin` the first edge is 0, so that all values <= 0 share level 0, and L-1 levels of equal width lie between 0
+        and high; low does not matter then, and a channel whose high is negative gets all its edges at 0.
 
         Args:
             low: smallest value, a number for all channels or a tensor (C,).
             high: largest value, likewise; at least low.
             count: L, 2..256.
             channels: C where both ends are numbers.
+            zero_bin: whether the first edge is 0.
 
         Returns:
-            Levels with edges low + (high - low) * i / L for i = 1..L-1, computed in float64 and rounded once.
+            Levels with edges low + (high - low) * i / L for i = 1..L-1, or high * i / (L-1) for i = 0..L-2 with `zero_bin`,
+            computed in float64 and rounded once.
 
         Raises:
             ValueError: count out of range, ends that are not finite, or high below low.
@@ -92,8 +100,10 @@ class Levels:
         a, b = ends[0].reshape(-1, 1), ends[1].reshape(-1, 1)
         if not bool((a.isfinite() & b.isfinite() & (a <= b)).all()):
             raise ValueError(f"Levels.uniform: wanted finite ends, low <= high, got low {describe(low)}, high {describe(high)}")
-        steps = torch.arange(1, count, dtype=torch.float64, device=a.device) / count
-        return Levels((a + (b - a) * steps).float())
+        i = torch.arange(1, count, dtype=torch.float64, device=a.device)
+        if zero_bin:
+            return Levels((b.clamp(min=0) * ((i - 1) / (count - 1))).float())
+        return Levels((a + (b - a) * (i / count)).float())
 
     @staticmethod
     def quantiles(sample: Tensor, count: int = 16, *, zero_bin: bool = True) -> Levels:
@@ -125,20 +135,28 @@ class Levels:
             raise TypeError(f"Levels.quantiles: sample: wanted a floating point tensor, got {describe(sample)}")
         if sample.ndim != 2 or sample.shape[1] == 0:
             raise ValueError(f"Levels.quantiles: sample: wanted (C, S) with S >= 1, got {describe(sample)}")
-        if bool((nan := sample.isnan()).any()):
+        ordered = _sorted_rows(sample.detach().float())
+        if bool((nan := ordered[:, -1:].isnan()).any()):  # NaN come last
             raise ValueError(f"Levels.quantiles: sample: wanted no NaN, got some in channels {_rows(nan)}")
-        largest = torch.finfo(torch.float32).max
-        ordered = sample.float().clamp(-largest, largest).sort(dim=1).values
         size = ordered.shape[1]
         masses = count - 1 if zero_bin else count  # levels that share the mass
         # Each row's own number of values to divide, which are its last ones in order.
-        divided = (ordered > 0).sum(1, keepdim=True) if zero_bin else torch.full_like(ordered[:, :1], size, dtype=torch.int64)
+        below = torch.searchsorted(ordered, torch.zeros_like(ordered[:, :1]), right=True) if zero_bin else 0
+        divided = size - below + torch.zeros_like(ordered[:, :1], dtype=torch.int64)
         j = torch.arange(1, masses, device=sample.device)
         rank = (j * divided + masses - 1) // masses - 1  # the smallest value that has j/masses of the mass at or below it
-        edges = ordered.gather(1, (size - divided + rank).clamp(0, size - 1))
+        largest = torch.finfo(torch.float32).max
+        edges = ordered.gather(1, (size - divided + rank).clamp(0, size - 1)).clamp(-largest, largest) + 0.0  # no -0
         if zero_bin:
             edges = torch.cat([torch.zeros_like(edges[:, :1] if masses > 1 else ordered[:, :1]), edges.clamp(min=0)], dim=1)
         return Levels(edges)
+
+
+def _sorted_rows(x: Tensor) -> Tensor:
+    """Each row in ascending order, NaN last. NumPy sorts float32 with SIMD, some twenty times as fast as torch on a CPU."""
+    if x.device.type != "cpu":
+        return x.sort(dim=1).values
+    return torch.from_numpy(np.sort(x.contiguous().numpy(), axis=1))
 
 
 def _rows(mask: Tensor) -> list[int]:

@@ -5,6 +5,8 @@ Same names, arguments and results as the kernels, bit for bit. Slow and memory-h
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,33 @@ def aura_counts(
         cell = (table[..., None, None, None] * L + site) * L + neighbor
         kept = cell[(site < L) & (neighbor < L)]
         counts[:, :, r % R] += torch.bincount(kept, minlength=C * K * L * L).reshape(C, K, L, L)
+
+
+def entropy(counts: Tensor, miller_madow: bool) -> Tensor:
+    """Contract: csrc/core/entropy.h; equal up to rounding."""
+    total = counts.sum(-1).double().clamp(min=1)
+    # -p log p is exactly 0 for p = 0 and p = 1, so a constant map's entropy is exactly 0.
+    plugin: Tensor = torch.special.entr(counts / total[..., None]).sum(-1)
+    return plugin + ((counts > 0).sum(-1) - 1).clamp(min=0) / (2 * total) if miller_madow else plugin
+
+
+def extremes(x: Tensor, low: Tensor, high: Tensor, nans: Tensor) -> None:
+    """Contract: csrc/core/extremes.h."""
+    values = x.float().movedim(1, 0).flatten(1)  # (C, N * sites)
+    if values.shape[1] == 0:
+        return
+    missing = values.isnan()
+    nans += missing.sum(1)
+    # Adding 0 turns -0 into 0.
+    torch.minimum(low, values.masked_fill(missing, math.inf).amin(1) + 0.0, out=low)
+    torch.maximum(high, values.masked_fill(missing, -math.inf).amax(1) + 0.0, out=high)
+
+
+def information(counts: Tensor, miller_madow: bool) -> Tensor:
+    """Contract: csrc/core/entropy.h; equal up to rounding."""
+    pairs = counts.sum(-1).double()
+    weight = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
+    return entropy(counts.sum(-2), miller_madow) - (weight * entropy(counts, miller_madow)).sum(-1)
 
 
 def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:
@@ -69,14 +98,8 @@ def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor)
     C, L = x.shape[1], edges.shape[1] + 1
     counts = torch.zeros(C, C, L, L, dtype=torch.int64, device=x.device)
     pair_counts(x, edges, counts, nans)
-    total = counts.sum((-2, -1)).double().clamp(min=1)
-    entropies = []
-    for n in (counts.sum(-1), counts.sum(-2), counts.flatten(-2)):
-        plugin = torch.special.entr(n / total[..., None]).sum(-1)
-        cells = (n > 0).sum(-1)
-        entropies.append(plugin + (cells - 1).clamp(min=0) / (2 * total) if miller_madow else plugin)
-    result: Tensor = entropies[0] + entropies[1] - entropies[2]
-    return result
+    rows, columns, joint = (entropy(n, miller_madow) for n in (counts.sum(-1), counts.sum(-2), counts.flatten(-2)))
+    return rows + columns - joint
 
 
 def take(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:

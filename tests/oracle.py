@@ -113,6 +113,16 @@ def pair_counts(x: Tensor, edges: Tensor) -> Tensor:
     return counts
 
 
+def extremes(x: Tensor) -> tuple[list[float], list[float], list[int]]:
+    """Smallest and largest number of each channel as float32, inf and -inf without one; the number of NaN."""
+    values, found = x.tolist(), [[] for _ in range(x.shape[1])]  # type: ignore[var-annotated]
+    for site in product(*map(range, x.shape)):
+        found[site[1]].append(float32(at(values, site)))
+    numbers = [[v for v in channel if not math.isnan(v)] for channel in found]
+    low, high = [min([math.inf, *n]) for n in numbers], [max([-math.inf, *n]) for n in numbers]
+    return low, high, [len(a) - len(b) for a, b in zip(found, numbers, strict=True)]
+
+
 def norms(x: Tensor, power: int, factor: Tensor | None = None) -> tuple[list[float], list[float]]:
     """Sums of |x|^p (or |x * factor|^p) over all but axis 0, and over all but axis 1, each by exact summation."""
     values, factors = x.tolist(), None if factor is None else factor.tolist()
@@ -144,7 +154,8 @@ def entropy(counts: Iterable[int], corrected: bool = False) -> float:
     """H(p) = -sum p log p, term by term."""
     kept = [n for n in counts if n]
     total = sum(kept)
-    return -math.fsum(n / total * math.log(n / total) for n in kept) + corrected * (len(kept) - 1) / (2 * total or 1)
+    plugin = -math.fsum(n / total * math.log(n / total) for n in kept)
+    return plugin + corrected * max(len(kept) - 1, 0) / (2 * total or 1)
 
 
 def information(tables: list[list[int]], corrected: bool = False) -> float:

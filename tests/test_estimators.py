@@ -23,9 +23,8 @@ C, K, L = 3, 3, 5
 LEVELS = Levels(edges(C, L, seed=3))
 MAKE: dict[str, Callable[[], Estimator]] = {
     "AuraEntropy": lambda: AuraEntropy(LEVELS),
-    "AuraEntropy of the matrix": lambda: AuraEntropy(LEVELS, relative=False, neighborhood="moore", correction="plug-in"),
+    "AuraEntropy of the matrix": lambda: AuraEntropy(LEVELS, relative=False, merge_offsets=True, correction="plug-in"),
     "AuraInformation": lambda: AuraInformation(LEVELS, num_classes=K),
-    "AuraInformation, merged": lambda: AuraInformation(LEVELS, num_classes=K, merge_offsets=True, neighborhood="moore"),
     "AuraInformation on a torus": lambda: AuraInformation(LEVELS, num_classes=K, periodic=True, neighborhood=[(2, -1)]),
     "ChannelInformation": lambda: ChannelInformation(LEVELS, num_classes=K, correction="plug-in"),
 }

@@ -37,6 +37,13 @@ def test_uniform_of_one_value() -> None:
     assert Levels.uniform(3, 3, count=3).edges.tolist() == [[3.0, 3.0]]
 
 
+def test_uniform_with_a_level_of_its_own_for_zero() -> None:
+    assert Levels.uniform(-9, 4, count=5, zero_bin=True).edges.tolist() == [[0, 1, 2, 3]]
+    high = torch.tensor([6.0, 0.0, -2.0])
+    assert Levels.uniform(-3, high, count=3, zero_bin=True).edges.tolist() == [[0, 3], [0, 0], [0, 0]]
+    assert Levels.uniform(0, 1, count=2, zero_bin=True).edges.tolist() == [[0]]
+
+
 # --- quantiles -----------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +235,46 @@ def test_calibration_chooses_the_count(shape: tuple[int, ...], count: int) -> No
     assert LevelCalibration(5).update(torch.rand(shape)).compute().count == 5
 
 
+@pytest.mark.parametrize("zero_bin", [True, False])
+def test_uniform_calibration_hears_every_value(zero_bin: bool) -> None:
+    """The range of all batches, in whatever order, also of values that a sample would miss."""
+    x = torch.rand(6, 3, 40, 40, generator=torch.Generator().manual_seed(1)) - 0.5
+    x[4, 0, 39, 39], x[5, 1, 0, 17], x[0, 2, 1, 1], x[3, 2, 2, 2] = 7.0, -3.0, math.inf, -math.inf
+    largest = torch.finfo(torch.float32).max
+    low = x.movedim(1, 0).flatten(1).amin(1).clamp(min=-largest)
+    high = x.movedim(1, 0).flatten(1).amax(1).clamp(max=largest)
+    wanted = Levels.uniform(low, high, 16, channels=3, zero_bin=zero_bin).edges
+    for batches in ([x], [x[:2], x[2:]], [x[5:], x[:0], x[:5]]):
+        calibration = LevelCalibration(sample=1, spacing="uniform", zero_bin=zero_bin)
+        for batch in batches:
+            calibration.update(batch)
+        assert torch.equal(calibration.compute().edges, wanted)
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (5, 3, 4), (40, 2, 6, 5), (3, 2, 3, 4, 5), (2, 3, 50, 50)])
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("sample", [4, 40, 4000])
+def test_calibration_takes_the_places_it_names(shape: tuple[int, ...], channels_last: bool, sample: int) -> None:
+    """Multiples of the golden ratio over images and sites, whichever way they are read."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = x.movedim(1, 0).flatten(1)
+    wanted = min(values.shape[1], sample // 4)
+    index = [int(i * 0.6180339887498949 % 1 * values.shape[1]) for i in range(wanted)]
+    if channels_last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    edges_ = LevelCalibration(7, sample=sample).update(x).compute().edges
+    assert torch.equal(edges_, Levels.quantiles(values[:, index], 7).edges)
+
+
 def test_calibration_refuses() -> None:
+    with pytest.raises(RuntimeError, match="^LevelCalibration: wanted values before compute, got none$"):
+        LevelCalibration(spacing="uniform").update(torch.empty(0, 3, 4, 4)).compute()
+    with pytest.raises(RuntimeError, match="^LevelCalibration: wanted values before compute, got none$"):
+        LevelCalibration(spacing="uniform").compute()
+    with pytest.raises(ValueError, match=r"^LevelCalibration: x: wanted numbers, got NaN at 1 sites, in channels 1$"):
+        LevelCalibration(spacing="uniform").update(torch.tensor([[0.0, math.nan]])).compute()
+    with pytest.raises(ValueError, match="^LevelCalibration: spacing: wanted 'quantiles' or 'uniform', got 'log'$"):
+        LevelCalibration(spacing="log")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="^LevelCalibration: wanted values before compute, got none$"):
         LevelCalibration().update(torch.empty(0, 3, 4, 4)).compute()
     with pytest.raises(ValueError, match=r"NaN, got some in channels \[1\]$"):

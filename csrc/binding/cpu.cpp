@@ -3,6 +3,8 @@
 #include <pybind11/stl.h>
 
 #include "../core/aura.h"
+#include "../core/entropy.h"
+#include "../core/extremes.h"
 #include "../core/joint.h"
 #include "../core/norms.h"
 #include "../core/pairs.h"
@@ -24,6 +26,9 @@ PYBIND11_MODULE(_cpu, m) {
          const std::optional<ppf::TensorView>& labels, const ppf::TensorView& counts, const ppf::TensorView& nans,
          int threads) { ppf::cpu::aura_counts(x, edges, offsets, periodic, labels, counts, nans, threads); },
       "x"_a, "edges"_a, "offsets"_a, "periodic"_a, "labels"_a.none(true), "counts"_a, "nans"_a, "threads"_a, release);
+  m.def("entropy", &ppf::cpu::entropy, "counts"_a, "miller_madow"_a, "entropies"_a, "threads"_a, release);
+  m.def("information", &ppf::cpu::information, "counts"_a, "miller_madow"_a, "information"_a, "threads"_a, release);
+  m.def("extremes", &ppf::cpu::extremes, "x"_a, "low"_a, "high"_a, "nans"_a, "threads"_a, release);
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
         "threads"_a, release);
   m.def("norms", &ppf::cpu::norms, "x"_a, "power"_a, "factor"_a.none(true), "rows"_a, "columns"_a, "threads"_a,

@@ -2,6 +2,7 @@
 // Levels are compiled in target regions; the flags of the whole build stay those of the oldest machine.
 #include "kernels.h"
 
+#include "entropy_terms.h"
 #include "padded.h"
 
 #if defined(__x86_64__)
@@ -23,7 +24,7 @@ inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
 }  // namespace
 
 namespace portable {
-#include "transpose_plain.h"
+#include "plain/transpose.inl"
 // before what uses it
 #include "vectorized.inl"
 
@@ -188,5 +189,27 @@ template Transpose<float> transpose();
 template Transpose<double> transpose();
 template Transpose<float16> transpose();
 template Transpose<bfloat16> transpose();
+
+EntropySum entropy_sum() {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::avx512) return avx512::entropy_sum;
+  if (active_isa() == Isa::avx2) return avx2::entropy_sum;
+#endif
+  return portable::entropy_sum;
+}
+
+template <class T>
+RangeColumns<T> range_columns() {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::avx512) return avx512::range_columns<T>;
+  if (active_isa() == Isa::avx2) return avx2::range_columns<T>;
+#endif
+  return portable::range_columns<T>;
+}
+
+template RangeColumns<float> range_columns<float>();
+template RangeColumns<double> range_columns<double>();
+template RangeColumns<float16> range_columns<float16>();
+template RangeColumns<bfloat16> range_columns<bfloat16>();
 
 }  // namespace ppf::cpu

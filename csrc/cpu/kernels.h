@@ -69,6 +69,21 @@ template <class T>
 using NormBlock = void (*)(const T* x, const T* factor, int64_t row_stride, int64_t rows, int64_t entries,
                            double* row_sums, float* position_sums);
 
+// Combines low, high and nans of up to kRangeWidth columns with outer * rows rows of x.
+inline constexpr int64_t kRangeWidth = 1024;
+template <class T>
+using RangeColumns = void (*)(const T* x, int64_t outer, int64_t outer_stride, int64_t rows, int64_t row_stride,
+                              int64_t width, float* low, float* high, int64_t* nans);
+
+// What an entropy is made of: sum n log n, sum n, the non-empty cells, and the bits that any count had set.
+struct EntropySums {
+  double terms = 0;
+  uint64_t total = 0, used = 0, seen = 0;
+};
+
+// Adds some cells; `small` holds n log n of small counts (entropy_terms.h).
+using EntropySum = void (*)(const int64_t* counts, int64_t cells, const double* small, EntropySums* sums);
+
 // Each of these is of the active level.
 template <class Level>
 const Kernels<Level>& kernels();
@@ -81,5 +96,10 @@ Transpose<T> transpose();
 
 template <class T>
 NormBlock<T> norm_block(int power, bool with_factor);
+
+EntropySum entropy_sum();
+
+template <class T>
+RangeColumns<T> range_columns();
 
 }  // namespace ppf::cpu

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "entropy_terms.h"
 #include "pair_tables.h"
 #include "parallel.h"
 #include "planes.h"
@@ -73,19 +74,6 @@ void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take
     }
   });
 }
-
-// n log n, from a table where n is small.
-class EntropyTerms {
- public:
-  EntropyTerms() {
-    for (size_t n = 1; n < small_.size(); ++n) small_[n] = term(static_cast<double>(n));
-  }
-  double operator()(uint64_t n) const { return n < small_.size() ? small_[n] : term(static_cast<double>(n)); }
-
- private:
-  static double term(double n) { return n * std::log(n); }
-  std::vector<double> small_ = std::vector<double>(4096, 0.0);
-};
 
 double information_of(const int64_t* table, int num_levels, bool same, bool miller_madow, const EntropyTerms& terms) {
   std::vector<uint64_t> columns(num_levels, 0);

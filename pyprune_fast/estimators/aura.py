@@ -99,9 +99,10 @@ class AuraEntropy(_AuraEstimator):
         self.relative = relative
 
     def _compute(self, counts: Tensor) -> Tensor:
-        tables = counts.sum(1)  # (C, R, L, L)
+        tables = _summed(counts)  # (C, R, L, L)
         if not self.relative:
-            return entropy((tables + tables.transpose(-1, -2)).sum(1), 2, self.correction)
+            tables = _summed(tables)
+            return entropy(tables + tables.mT, 2, self.correction)
         pair = entropy(tables, 2, self.correction)
         single = (entropy(tables.sum(-1), 1, self.correction) + entropy(tables.sum(-2), 1, self.correction)) / 2
         return torch.where(single > 0, pair / single.where(single > 0, 1.0) - 1, 0.0).mean(1)
@@ -147,14 +148,18 @@ class AuraInformation(_AuraEstimator):
         return ChannelInformation(num_classes=self.num_classes, correction=self.correction)
 
     def _compute(self, counts: Tensor) -> Tensor:
-        return self._parts(counts).total
+        return self._total(counts).clamp(min=0)
+
+    def _total(self, counts: Tensor) -> Tensor:
+        return information(counts.transpose(1, 2), 2, self.correction).mean(1)  # of (C, R, K, L, L)
 
     def parts(self) -> InformationParts:
         """Total, histogram information and spatial gain. Raises as `compute`."""
-        return self._parts(self.counts)
-
-    def _parts(self, counts: Tensor) -> InformationParts:
-        by_offset = counts.transpose(1, 2)  # (C, R, K, L, L)
-        total = information(by_offset, 2, self.correction).mean(1)
-        histogram = information(by_offset.sum(-1), 1, self.correction).mean(1)
+        total = self._total(self.counts)
+        histogram = information(self.counts.sum(-1).transpose(1, 2), 1, self.correction).mean(1)
         return InformationParts(total.clamp(min=0), histogram, total - histogram)
+
+
+def _summed(counts: Tensor) -> Tensor:
+    """The sum over the second axis; nothing is copied where there is only one to add."""
+    return counts[:, 0] if counts.shape[1] == 1 else counts.sum(1)

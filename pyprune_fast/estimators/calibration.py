@@ -1,30 +1,38 @@
-"""Finding levels: a bounded sample of a layer's values, then edges that are frozen.
+"""Finding levels: a bounded sample of a layer's values, or the range of all of them, then edges that are frozen.
 
 Letters: C channels, S sample values a channel.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from .._checks import as_tensor, check_activation, check_count
+from .. import ops
+from .._checks import as_tensor, check_activation, check_choice, check_count
 from ..levels import MAX_LEVELS, Levels
+from ..ops._common import refuse_nans
+
+Spacing = Literal["quantiles", "uniform"]  # of edges
+SPACINGS = ("quantiles", "uniform")
 
 GOLDEN = 0.6180339887498949  # multiples of it spread evenly and avoid every period of a map
 
 
 class LevelCalibration:
-    """Collects up to `sample` values a channel from the batches it sees, spread evenly over images and sites.
+    """Edges from the batches it sees: of equal mass in a sample of their values, or of equal width in their range.
 
-    Deterministic: the same batches in the same order give the same edges.
+    spacing "quantiles" (default) collects up to `sample` values a channel, spread evenly over images and sites; see
+    Levels.quantiles. "uniform" takes the range of all values of all batches, in one pass over each, and keeps no value; see
+    Levels.uniform. Deterministic: the same batches in the same order give the same edges; uniform ones in any order.
 
     Args:
         count: L, number of levels; 2..256. None chooses 16, or 8 where maps have 4 sites or fewer.
-        sample: S, values a channel.
-        zero_bin: see Levels.quantiles; True suits rectified maps.
+        sample: S, values a channel, for quantiles.
+        zero_bin: whether the first edge is 0, so that all values <= 0 share a level; True suits rectified maps.
+        spacing: "quantiles" or "uniform". Infinities count as the largest float32 numbers.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range.
@@ -35,33 +43,59 @@ class LevelCalibration:
         torch.Size([3, 3])
     """
 
-    def __init__(self, count: int | None = None, *, sample: int = 16384, zero_bin: bool = True) -> None:
+    def __init__(
+        self, count: int | None = None, *, sample: int = 16384, zero_bin: bool = True, spacing: Spacing = "quantiles"
+    ) -> None:
         if count is not None:
             check_count("LevelCalibration", "count", count, 2, MAX_LEVELS)
         self.count = count
         self.sample = check_count("LevelCalibration", "sample", sample, 1)
+        check_choice("LevelCalibration", "spacing", spacing, SPACINGS)
         self.zero_bin = zero_bin
+        self.spacing = spacing
+        self._range: ops.Extremes | None = None
         self._pieces: list[Tensor] = []
         self._sites = 0  # of a map
 
     def update(self, x: Any, labels: Any = None) -> Self:
-        """Take values from a batch (N, C, spatial...), as long as the sample has room; labels are ignored. Returns self."""
+        """Learn from a batch (N, C, spatial...), values as long as the sample has room; labels are ignored. Returns self."""
         x = as_tensor("LevelCalibration", "x", x)
         check_activation("LevelCalibration", x)
-        room = self.sample - sum(piece.shape[1] for piece in self._pieces)
+        if self.spacing == "uniform":
+            self._range = ops.extremes(x, into=self._range)
+        else:
+            self._sample(x)
         self._sites = x.shape[2:].numel()
-        values = x.movedim(1, 0).flatten(1)
-        if room > 0 and values.shape[1] > 0:
-            # At most a quarter of the sample from one batch, so that several batches are heard.
-            wanted = min(room, values.shape[1], max(1, self.sample // 4))
-            fractions = (torch.arange(wanted, dtype=torch.float64) * GOLDEN) % 1
-            index = (fractions * values.shape[1]).to(torch.int64).to(x.device)
-            self._pieces.append(values.index_select(1, index).float())
         return self
+
+    def _sample(self, x: Tensor) -> None:
+        room = self.sample - sum(piece.shape[1] for piece in self._pieces)
+        values = x.shape[0] * x.shape[2:].numel()
+        if room > 0 and values > 0:
+            # At most a quarter of the sample from one batch, so that several batches are heard.
+            wanted = min(room, values, max(1, self.sample // 4))
+            fractions = (torch.arange(wanted, dtype=torch.float64) * GOLDEN) % 1
+            index = (fractions * values).to(torch.int64).sort().values.to(x.device)  # in order, which is quicker to read
+            self._pieces.append(_values_at(x, index).float())
 
     def compute(self) -> Levels:
         """The levels. Raises RuntimeError before any value came, ValueError for NaN."""
-        if not self._pieces:
-            raise RuntimeError("LevelCalibration: wanted values before compute, got none")
         count = self.count or (8 if self._sites <= 4 else 16)
+        if self._range is not None:
+            refuse_nans("LevelCalibration", self._range.nans)
+        if not self._pieces and (self._range is None or bool((self._range.low > self._range.high).any())):
+            raise RuntimeError("LevelCalibration: wanted values before compute, got none")
+        if self._range is not None:
+            largest = torch.finfo(torch.float32).max
+            low, high = (end.clamp(-largest, largest) for end in (self._range.low, self._range.high))
+            return Levels.uniform(low, high, count, channels=len(low), zero_bin=self.zero_bin)
         return Levels.quantiles(torch.cat(self._pieces, dim=1), count, zero_bin=self.zero_bin)
+
+
+def _values_at(x: Tensor, index: Tensor) -> Tensor:
+    """(C, S) values of x at places that count images and sites, ascending."""
+    if x.shape[0] * x.shape[2:].numel() < 4 * len(index):  # most of it: bringing channels together is quicker
+        return x.movedim(1, 0).flatten(1).index_select(1, index)
+    images, *sites = torch.unravel_index(index, (x.shape[0], *x.shape[2:]))
+    place: tuple[Any, ...] = (images, slice(None), *sites)
+    return x[place].T

@@ -8,10 +8,10 @@ Letters: n counts of a cell, N their sum.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .._checks import CORRECTIONS, Correction, check_choice
+from .. import ops
+from .._checks import Correction
 
 
 def entropy(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -> Tensor:
@@ -33,15 +33,7 @@ def entropy(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -
         >>> round(entropy(torch.tensor([5, 5])).item() / math.log(2), 12)
         1.0
     """
-    check_choice("entropy", "correction", correction, CORRECTIONS)
-    n = counts.flatten(-dims).to(torch.float64)
-    total = n.sum(-1)
-    safe = total.clamp(min=1)
-    # -p log p is exactly 0 for p = 0 and p = 1, so a constant map's entropy is exactly 0.
-    plugin: Tensor = torch.special.entr(n / safe.unsqueeze(-1)).sum(-1)
-    if correction == "plug-in":
-        return plugin
-    return plugin + ((n > 0).sum(-1) - 1).clamp(min=0) / (2 * safe)
+    return ops.entropy(counts.flatten(-dims), correction)
 
 
 def information(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -> Tensor:
@@ -55,8 +47,4 @@ def information(counts: Tensor, dims: int = 1, correction: Correction = "plug-in
     Returns:
         (...) float64, in nats. The plug-in value is in [0, log K]; a corrected one may fall below 0.
     """
-    pooled = entropy(counts.sum(-1 - dims), dims, correction)
-    per_class = entropy(counts, dims, correction)
-    pairs = counts.flatten(-dims).sum(-1).to(torch.float64)
-    weight = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
-    return pooled - (weight * per_class).sum(-1)
+    return ops.information(counts.flatten(-dims), correction)

@@ -5,9 +5,22 @@ C channels, L levels, K classes, R stored offsets.
 """
 
 from .aura import aura_counts
+from .entropy import entropy, information
+from .extremes import Extremes, extremes
 from .joint import joint_counts
 from .norms import norms
 from .pairs import pair_counts, pair_information
 from .take import take
 
-__all__ = ["aura_counts", "joint_counts", "norms", "pair_counts", "pair_information", "take"]
+__all__ = [
+    "Extremes",
+    "aura_counts",
+    "entropy",
+    "extremes",
+    "information",
+    "joint_counts",
+    "norms",
+    "pair_counts",
+    "pair_information",
+    "take",
+]

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "../../csrc/core/aura.h"
+#include "../../csrc/core/entropy.h"
+#include "../../csrc/core/extremes.h"
 #include "../../csrc/core/joint.h"
 #include "../../csrc/core/levels.h"
 #include "../../csrc/core/norms.h"
@@ -125,6 +127,66 @@ void test_weights() {
   expect_equal("take", 0, out, wanted);
 }
 
+// Counts on both sides of the switch from the table to the logarithm.
+void test_entropy(int64_t cells) {
+  const int64_t A = 3, K = 4;
+  std::mt19937 random(cells);
+  std::vector<int64_t> counts(A * K * cells);
+  for (int64_t& n : counts) n = random() % 3 == 0 ? random() % 9000 : 0;
+  const auto entropy_of = [&](const std::vector<int64_t>& n) {
+    double N = 0, H = 0;
+    for (const int64_t i : n) N += i;
+    for (const int64_t i : n) H -= i > 0 ? i / N * std::log(i / N) : 0;
+    return std::pair(H, N);
+  };
+  std::vector<double> H(A * K), I(A);
+  cpu::entropy(view(counts, DType::int64, {A * K, cells}), false, view(H, DType::float64, {A * K}), 2);
+  cpu::information(view(counts, DType::int64, {A, 1, K, cells}), false, view(I, DType::float64, {A, 1}), 2);
+  for (int64_t a = 0; a < A; ++a) {
+    std::vector<int64_t> pooled(cells);
+    double within = 0;
+    for (int64_t k = 0; k < K; ++k) {
+      const int64_t* row = counts.data() + (a * K + k) * cells;
+      const auto [h, n] = entropy_of({row, row + cells});
+      for (int64_t i = 0; i < cells; ++i) pooled[i] += row[i];
+      within += n * h;
+      expect_equal("entropy", cells, {std::fabs(H[a * K + k] - (n > 0 ? h : 0)) < 1e-12}, std::vector<bool>{true});
+    }
+    const auto [h, n] = entropy_of(pooled);
+    expect_equal("information", cells, {std::fabs(I[a] - (n > 0 ? h - within / n : 0)) < 1e-12},
+                 std::vector<bool>{true});
+  }
+}
+
+// Planes of one window and of several with a rest, in order and with the channels inside.
+void test_extremes(int64_t sites) {
+  const int64_t N = 6, C = 21;
+  std::mt19937 random(sites);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(N * C * sites), wanted_low(C, INFINITY), wanted_high(C, -INFINITY);
+  std::vector<int64_t> wanted_nans(C);
+  for (int64_t i = 0; i < std::ssize(x); ++i) {
+    const int64_t c = i / sites % C;
+    x[i] = random() % 97 == 0 ? std::numeric_limits<float>::quiet_NaN() : normal(random);
+    wanted_nans[c] += has_no_level(x[i]);
+    if (x[i] < wanted_low[c]) wanted_low[c] = x[i];
+    if (x[i] > wanted_high[c]) wanted_high[c] = x[i];
+  }
+  std::vector<float> inside(x.size());
+  for (int64_t i = 0; i < std::ssize(x); ++i) inside[(i / (C * sites) * sites + i % sites) * C + i / sites % C] = x[i];
+  auto in_order = view(x, DType::float32, {N, C, sites}), last = view(inside, DType::float32, {N, C, sites});
+  last.stride[1] = 1, last.stride[2] = C;
+  for (const auto& xs : {in_order, last}) {
+    std::vector<float> low(C, INFINITY), high(C, -INFINITY);
+    std::vector<int64_t> nans(C);
+    cpu::extremes(xs, view(low, DType::float32, {C}), view(high, DType::float32, {C}), view(nans, DType::int64, {C}),
+                  3);
+    expect_equal("extremes, low", sites, low, wanted_low);
+    expect_equal("extremes, high", sites, high, wanted_high);
+    expect_equal("extremes, nans", sites, nans, wanted_nans);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -133,6 +195,8 @@ int main() {
     test_counts(L, true);
   }
   test_weights();
+  for (const int64_t cells : {1, 8, 13, 1024, 2051}) test_entropy(cells);
+  for (const int64_t sites : {1, 9, 130, 513, 700}) test_extremes(sites);
   if (failures == 0) std::puts("ok");
   return failures != 0;
 }
