@@ -1,6 +1,8 @@
-"""Builds the compiled modules: _cpu always, _cuda where nvcc is. Nothing is downloaded and torch is not needed.
+"""Builds the compiled modules: _cpu, and _cuda where nvcc is. Nothing is downloaded and torch is not needed.
 
 Environment, at build time only:
+    PYPRUNE_FAST_CPU         1 (default): build _cpu; 0: leave it out, for machines without a C++ compiler; numba then does its
+                             work (pip install 'pyprune-fast[numba]'), or else plain torch
     PYPRUNE_FAST_CUDA        auto (default): build _cuda if nvcc works, warn if it fails; 1: fail without it; 0: leave it out
     PYPRUNE_FAST_CUDA_ARCHS  e.g. "90" or "80;90" (default: all that we support, and PTX of the newest for later ones)
 """
@@ -88,6 +90,9 @@ def extensions() -> list[Pybind11Extension]:
     wanted = os.environ.get("PYPRUNE_FAST_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
         raise SystemExit(f"PYPRUNE_FAST_CUDA: wanted auto, 0 or 1, got {wanted!r}")
+    cpu_wanted = os.environ.get("PYPRUNE_FAST_CPU", "1")
+    if cpu_wanted not in ("0", "1"):
+        raise SystemExit(f"PYPRUNE_FAST_CPU: wanted 0 or 1, got {cpu_wanted!r}")
     common = {"cxx_std": 20, "depends": HEADERS, "extra_compile_args": FLAGS}
     cpu = Pybind11Extension(
         "pyprune_fast._cpu",
@@ -95,8 +100,9 @@ def extensions() -> list[Pybind11Extension]:
         extra_link_args=["-pthread"],
         **common,
     )
+    modules = [cpu] if cpu_wanted == "1" else []
     if wanted == "0" or (wanted == "auto" and shutil.which(os.environ.get("NVCC", "nvcc")) is None):
-        return [cpu]
+        return modules
     cuda = CudaExtension(
         "pyprune_fast._cuda",
         ["csrc/binding/cuda.cpp", *sorted(glob("csrc/cuda/*.cu"))],
@@ -104,7 +110,7 @@ def extensions() -> list[Pybind11Extension]:
         libraries=["cudart_static", "dl", "rt", "pthread"],
         **common,
     )
-    return [cpu, cuda]
+    return [*modules, cuda]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

@@ -74,7 +74,7 @@ def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor
 
 def norms(x: Tensor, power: int, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     """Contract: csrc/core/norms.h; equal up to rounding, since the order of summation is torch's."""
-    matrix = x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, -1).float()
+    matrix = x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, math.prod(x.shape[2:])).float()
     if factor is not None:
         matrix = matrix * factor.reshape(matrix.shape).float()
     terms = matrix.double().abs().pow(power)

@@ -37,7 +37,7 @@ def test_wheel_from_sdist_works(tmp_path: Path) -> None:
 
 
 def test_build_refuses_nonsense(tmp_path: Path) -> None:
-    for name, value in (("PYPRUNE_FAST_CUDA", "maybe"), ("PYPRUNE_FAST_CUDA_ARCHS", "ninety")):
+    for name, value in (("PYPRUNE_FAST_CPU", "maybe"), ("PYPRUNE_FAST_CUDA", "maybe"), ("PYPRUNE_FAST_CUDA_ARCHS", "ninety")):
         env = {**os.environ, "PYPRUNE_FAST_CUDA": "1", name: value, "NVCC": sys.executable}
         command = [sys.executable, "setup.py", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)]
         run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)

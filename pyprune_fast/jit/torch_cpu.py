@@ -1,0 +1,55 @@
+"""The CPU ops in plain torch, for installs with neither a compiler nor numba: reference.py, called as module _cpu is.
+
+While torch flushes denormals to zero they are zero here too; `_cpu` and numba_cpu.py count them as numbers all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pyprune_fast import reference
+
+
+def aura_counts(
+    x: Tensor,
+    edges: Tensor,
+    offsets: Sequence[tuple[int, int, int]],
+    periodic: bool,
+    labels: Tensor | None,
+    counts: Tensor,
+    nans: Tensor,
+    threads: int,
+) -> None:
+    """Contract: csrc/core/aura.h."""
+    reference.aura_counts(x, edges, [step for offset in offsets for step in offset], periodic, labels, counts, nans)
+
+
+def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor, threads: int) -> None:
+    """Contract: csrc/core/joint.h."""
+    reference.joint_counts(x, edges, labels, counts, nans)
+
+
+def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor, threads: int) -> None:
+    """Contract: csrc/core/pairs.h."""
+    reference.pair_counts(x, edges, counts, nans)
+
+
+def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, information: Tensor, nans: Tensor, threads: int) -> None:
+    """Contract: csrc/core/pairs.h."""
+    information.copy_(reference.pair_information(x, edges, miller_madow, nans))
+
+
+def norms(x: Tensor, power: int, factor: Tensor | None, rows: Tensor, columns: Tensor, threads: int) -> None:
+    """Contract: csrc/core/norms.h."""
+    for out, sums in zip((rows, columns), reference.norms(x, power, factor), strict=True):
+        out.copy_(sums)
+
+
+def take(x: Tensor, rows: Tensor | None, columns: Tensor | None, out: Tensor, threads: int) -> None:
+    """Contract: csrc/core/take.h."""
+    for axis, (name, index) in enumerate((("rows", rows), ("columns", columns))):
+        if index is not None and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < x.shape[axis]:
+            raise ValueError(f"{name}: wanted int64 within x's axis {axis}")
+    out.copy_(reference.take(x, rows, columns))
