@@ -4,7 +4,10 @@
 #include "../core/take.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <numeric>
+#include <span>
 #include <vector>
 
 #include "copy.h"
@@ -32,15 +35,17 @@ std::vector<Run> runs_of(const int64_t* columns, int64_t n) {
   return runs;
 }
 
-// Copies x[axis:, ...] element by element from any strides to dense memory.
-char* copy_strided(const char* from, const TensorView& x, int axis, char* to) {
-  if (axis == x.ndim) {
-    std::memcpy(to, from, x.item_bytes);
-    return to + x.item_bytes;
+// Where the elements of x[i, j] lie, in bytes from its first.
+std::vector<int64_t> places_of(const TensorView& x) {
+  std::vector<int64_t> places = {0};
+  for (int d = 2; d < x.ndim; ++d) {
+    std::vector<int64_t> finer;
+    for (const int64_t place : places) {
+      for (int64_t i = 0; i < x.shape[d]; ++i) finer.push_back(place + i * x.stride[d] * x.item_bytes);
+    }
+    places = std::move(finer);
   }
-  for (int64_t i = 0; i < x.shape[axis]; ++i)
-    to = copy_strided(from + i * x.stride[axis] * x.item_bytes, x, axis + 1, to);
-  return to;
+  return places;
 }
 
 // Is x[i] (or x[i, j]) dense from `axis` on?
@@ -53,18 +58,27 @@ bool is_dense_from(const TensorView& x, int axis) {
   return true;
 }
 
-template <class Item>
-void gather_items(const char* from, const int64_t* column, int64_t n, int64_t stride, char* to) {
-  for (int64_t j = 0; j < n; ++j) std::memcpy(to + j * sizeof(Item), from + column[j] * stride, sizeof(Item));
+// Columns element by element, place by place, so that neighbouring columns are read together.
+template <class Element>
+void gather(const char* from, const int64_t* column, int64_t n, int64_t stride, std::span<const int64_t> places,
+            char* to) {
+  const int64_t pitch = std::ssize(places) * int64_t{sizeof(Element)};
+  for (const int64_t place : places) {
+    for (int64_t j = 0; j < n; ++j) std::memcpy(to + j * pitch, from + column[j] * stride + place, sizeof(Element));
+    to += sizeof(Element);
+  }
 }
 
-// Columns of one machine word each, one by one; false for other sizes.
-bool gather_row(const char* from, const int64_t* column, int64_t n, int64_t stride, int64_t item, char* to) {
-  if (item == 1) return gather_items<uint8_t>(from, column, n, stride, to), true;
-  if (item == 2) return gather_items<uint16_t>(from, column, n, stride, to), true;
-  if (item == 4) return gather_items<uint32_t>(from, column, n, stride, to), true;
-  if (item == 8) return gather_items<uint64_t>(from, column, n, stride, to), true;
-  return false;
+using Gather = decltype(&gather<uint8_t>);
+
+// nullptr where no machine word has that many bytes.
+Gather gather_of(int64_t element_bytes) {
+  if (element_bytes == 1) return gather<uint8_t>;
+  if (element_bytes == 2) return gather<uint16_t>;
+  if (element_bytes == 4) return gather<uint32_t>;
+  if (element_bytes == 8) return gather<uint64_t>;
+  if (element_bytes == 16) return gather<std::array<uint64_t, 2>>;
+  return nullptr;
 }
 
 const int64_t* indices_of(const std::optional<TensorView>& index, int64_t extent, const char* what) {
@@ -92,27 +106,26 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
           "out: wanted shape (I, J, rest of x), x's dtype, contiguous, writable");
   if (I * J * item == 0) return;
 
+  // Columns of a word are gathered, and so are elements that lie apart (channels_last); what is dense is copied in
+  // runs.
   const bool dense_items = is_dense_from(x, 2), dense_rows = is_dense_from(x, 1);
-  std::vector<Run> runs = column ? runs_of(column, J) : std::vector<Run>{{0, J}};
+  const Gather gather = dense_items && (dense_rows && !column) ? nullptr : gather_of(dense_items ? item : x.item_bytes);
+  require(gather != nullptr || dense_items, "x: wanted elements of 1, 2, 4, 8 or 16 bytes");
+  const std::vector<int64_t> places = dense_items ? std::vector<int64_t>{0} : places_of(x);
+  std::vector<int64_t> all(column ? 0 : J);
+  std::iota(all.begin(), all.end(), int64_t{0});
+  if (column == nullptr) column = all.data();
+  const std::vector<Run> runs = gather ? std::vector<Run>{} : runs_of(column, J);
   const int64_t row_stride = x.stride[0] * x.item_bytes, column_stride = x.ndim >= 2 ? x.stride[1] * x.item_bytes : 0;
   const auto take_row = [&](int64_t i) {
     const char* from = x.as<const char>() + (row ? row[i] : i) * row_stride;
     char* to = out.as<char>() + i * J * item;
-    if (column != nullptr && dense_items && gather_row(from, column, J, column_stride, item, to)) return;
+    if (gather != nullptr) return gather(from, column, J, column_stride, places, to);
     for (const Run& run : runs) {
-      if (dense_rows) {
-        copy_short(from + run.from * column_stride, run.length * item, to);
-        to += run.length * item;
-        continue;
-      }
-      for (int64_t j = run.from; j < run.from + run.length; ++j) {
-        if (dense_items) {
-          copy_short(from + j * column_stride, item, to);
-          to += item;
-        } else {
-          to = copy_strided(from + j * column_stride, x, 2, to);
-        }
-      }
+      // Columns that follow each other are one run of bytes, unless x has gaps between them.
+      const int64_t pieces = dense_rows ? 1 : run.length, bytes = dense_rows ? run.length * item : item;
+      for (int64_t j = run.from; j < run.from + pieces; ++j, to += bytes)
+        copy_short(from + j * column_stride, bytes, to);
     }
   };
   const int64_t rows_per_task = std::max<int64_t>(1, kTaskBytes / (J * item));
