@@ -88,6 +88,22 @@ def test_an_unknown_level_is_refused() -> None:
     assert build_info()["isa"].startswith(_cpu.isa())
 
 
+@pytest.mark.parametrize("num_levels", [2, 7, 8, 9, 15, 16, 17, 32, 33, 255, 256])
+@pytest.mark.parametrize("isa", OFFERED)
+def test_every_number_of_levels(isa: str, num_levels: int) -> None:
+    """Gaps and NaN are next to every level, as sites and as neighbours; few pairs and many."""
+    torch.manual_seed(num_levels)
+    _cpu.set_isa(isa)
+    for shape in ((3, 2, 9, 13), (40, 1, 60, 50)):
+        x, levels = torch.rand(shape), Levels.uniform(0, 1, count=num_levels, channels=shape[1])
+        x[:, :, 2::5, 1::3] = math.nan
+        counts = torch.zeros(shape[1], 1, 4, num_levels, num_levels, dtype=torch.int64)
+        nans = torch.zeros(2, shape[1], dtype=torch.int64)
+        reference.aura_counts(x, levels.edges, [0, 0, 1, 0, 1, -1, 0, 1, 0, 0, 1, 1], False, None, counts, nans[0])
+        assert torch.equal(ops.aura_counts(x, levels, neighborhood="moore", nans=nans[1]), counts)
+        assert nans[0].equal(nans[1])
+
+
 @pytest.mark.parametrize("isa", OFFERED)
 @pytest.mark.parametrize("radius", [1, 2, 3, 8])
 @pytest.mark.parametrize("shape", [(3, 2, 57, 61), (5, 3, 20, 150), (40, 5, 7, 7)])

@@ -10,22 +10,22 @@ inline __mmask16 first_lanes(int64_t n) {
 }
 
 constexpr int64_t kRingBlocks = 32;  // of 16 rows: 32 KB
-constexpr int64_t kRingReach = 16 * (kRingBlocks - 2);
+constexpr int64_t kRingReach = 16 * (kRingBlocks - 1 - kLate);
 
-// The last rows of B, for shifts low .. low + reach: a step needs `ahead` blocks beside its own.
+// The last rows of B, for shifts low .. low + reach: a step needs `ahead` blocks beside its own, and is kLate late.
 struct Ring {
-  OneHotRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
+  OperandRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
   int64_t low, ahead, blocks;
 
   Ring(int64_t lowest, int64_t reach) : low(lowest), ahead((reach + 15) / 16), blocks(16) {
-    while (blocks < ahead + 2) blocks *= 2;
+    while (blocks < ahead + 1 + kLate) blocks *= 2;
   }
-  OneHotRow* block(int64_t u) { return row + 16 * (u & (blocks - 1)); }
+  OperandRow* block(int64_t u) { return row + 16 * (u & (blocks - 1)); }
   void finish_block(int64_t u) {
-    if ((u & (blocks - 1)) == 0) __builtin_memcpy(row + 16 * blocks, row, 16 * sizeof(OneHotRow));
+    if ((u & (blocks - 1)) == 0) __builtin_memcpy(row + 16 * blocks, row, 16 * sizeof(OperandRow));
   }
   // 16 rows, of a step shifted.
-  const OneHotRow* rows(int64_t step, int64_t shift) const {
+  const OperandRow* rows(int64_t step, int64_t shift) const {
     return row + ((16 * step + shift - low) & (16 * blocks - 1));
   }
 };
@@ -55,7 +55,7 @@ inline __m512i sites_of(const uint8_t* levels, int64_t Q, int64_t at, int64_t n)
 }
 
 template <int kShifts>
-void multiply(const OneHotRow* a, const OneHotRow* const (&b)[4]) {
+void multiply(const OperandRow* a, const OperandRow* const (&b)[4]) {
   memory_is_read();
   _tile_loadd(4, a, 64);
   _tile_loadd(6, b[0], 64);
@@ -80,26 +80,23 @@ void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_
                             int64_t reach, int num_levels, int64_t* counts, int64_t stride) {
   const int64_t Q = (n + 63) / 64 * 16, steps = Q / 16;
   Ring ring(low, reach);
-  OneHotRow a[2][kTileLevels];
+  OperandRow a[kOperands][kTileLevels];
   const LevelRows levels;
   const auto make_block = [&](int64_t u) {
-    alignas(64) uint8_t sites[64];
-    _mm512_store_si512(sites, rows_of(neighbor + low + 16 * u, Q));
-    make_b(sites, ring.block(u));
+    make_b(rows_of(neighbor + low + 16 * u, Q), num_levels, ring.block(u));
     ring.finish_block(u);
   };
   start_tiles(kRows);
   for (int64_t u = 0; u < ring.ahead; ++u) make_block(u);
-  // Operands are made for one step while the tiles work on those of the step before.
-  for (int64_t step = 0; step < steps + 1; ++step) {
+  for (int64_t step = 0; step < steps + kLate; ++step) {
     if (step < steps) {
       make_block(step + ring.ahead);
-      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[step & 1]);
+      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[step % kOperands]);
     }
-    if (step == 0) continue;
-    const OneHotRow* b[4] = {};
-    for (int r = 0; r < kShifts; ++r) b[r] = ring.rows(step - 1, shift[r]);
-    multiply<kShifts>(a[(step - 1) & 1], b);
+    if (step < kLate) continue;
+    const OperandRow* b[4] = {};
+    for (int r = 0; r < kShifts; ++r) b[r] = ring.rows(step - kLate, shift[r]);
+    multiply<kShifts>(a[(step - kLate) % kOperands], b);
   }
   int64_t* tables[4] = {};
   for (int r = 0; r < kShifts; ++r) tables[r] = counts + r * stride;

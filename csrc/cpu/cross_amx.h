@@ -7,21 +7,21 @@ template <int kRows>
 void cross_by_tiles(const uint8_t* const (&a)[2], const uint8_t* const (&b)[2], int64_t n, int num_levels,
                     int64_t* const (&counts)[4]) {
   const LevelRows levels;
-  OneHotRow operand[2][4][kTileLevels];
+  OperandRow operand[kOperands][4][kTileLevels];
   start_tiles(kRows);
   const int64_t steps = (n + 63) / 64;
-  for (int64_t step = 0; step < steps + 1; ++step) {
+  for (int64_t step = 0; step < steps + kLate; ++step) {
     if (step < steps) {
       const int64_t i = 64 * step;
       const __mmask64 valid = n - i >= 64 ? ~__mmask64{0} : (__mmask64{1} << (n - i)) - 1;
-      auto& to = operand[step & 1];
+      auto& to = operand[step % kOperands];
       for (int k = 0; k < 2; ++k) {
         make_a<kRows>(levels, _mm512_mask_loadu_epi8(_mm512_set1_epi8(-1), valid, a[k] + i), num_levels, to[k]);
-        make_b(b[k] + i, to[2 + k]);
+        make_b(_mm512_loadu_si512(b[k] + i), num_levels, to[2 + k]);
       }
     }
-    if (step == 0) continue;
-    const auto& from = operand[(step - 1) & 1];
+    if (step < kLate) continue;
+    const auto& from = operand[(step - kLate) % kOperands];
     memory_is_read();
     _tile_loadd(4, from[0], 64);
     _tile_loadd(6, from[2], 64);

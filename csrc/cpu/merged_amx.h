@@ -1,4 +1,5 @@
 // All offsets into one table with AMX: B's rows of all neighbours of a site are summed first, and one product does.
+// They are one-hot here, so that sums fit a byte.
 //
 // The ring holds running sums of rows, modulo 256. Shifts that follow each other (a row of a Moore neighbourhood) are
 // one difference of two of them, however many they are: so a radius costs hardly more than its number of rows. The sum
@@ -32,30 +33,34 @@ inline int runs_of(const int64_t* shift, int num_shifts, ShiftRun* runs) {
   return num_runs;
 }
 
-inline __m512i row_of(const OneHotRow* row) { return _mm512_load_si512(row->byte); }
+inline __m512i row_of(const OperandRow* row) { return _mm512_load_si512(row->byte); }
 
 template <int kRows>
 void merged_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_t n, const ShiftRun* runs, int num_runs,
                      int64_t low, int64_t reach, int num_levels, int64_t* counts) {
   const int64_t Q = (n + 63) / 64 * 16, steps = Q / 16;
   Ring ring(low, reach);
-  OneHotRow a[2][kTileLevels], b[2][16], one_hot[16];
+  OperandRow a[kOperands][kTileLevels], b[kOperands][16];
   const LevelRows levels;
   __m512i sum = _mm512_setzero_si512();
   const auto make_block = [&](int64_t u) {
     alignas(64) uint8_t sites[64];
     _mm512_store_si512(sites, rows_of(neighbor + low + 16 * u, Q));
-    make_b(sites, one_hot);
+    memory_is_read();
     for (int j = 0; j < 16; ++j) {
-      sum = _mm512_add_epi8(sum, row_of(one_hot + j));
+      int32_t four;
+      __builtin_memcpy(&four, sites + 4 * j, 4);
+      // [site = h]: 1 - (site ^ h), but not below 0
+      const __m512i differs = _mm512_xor_si512(_mm512_set1_epi32(four), column_of_lane());
+      sum = _mm512_add_epi8(sum, _mm512_subs_epu8(_mm512_set1_epi8(1), differs));
       _mm512_store_si512(ring.block(u)[j].byte, sum);
     }
     ring.finish_block(u);
   };
-  const auto add_neighbors = [&](int64_t step, OneHotRow* to) {
+  const auto add_neighbors = [&](int64_t step, OperandRow* to) {
     __m512i total[16] = {};
     for (int k = 0; k < num_runs; ++k) {
-      const OneHotRow *last = ring.rows(step, runs[k].end - 1), *before = ring.rows(step, runs[k].begin - 1);
+      const OperandRow *last = ring.rows(step, runs[k].end - 1), *before = ring.rows(step, runs[k].begin - 1);
       for (int j = 0; j < 16; ++j) {
         total[j] = _mm512_add_epi8(total[j], _mm512_sub_epi8(row_of(last + j), row_of(before + j)));
       }
@@ -64,17 +69,17 @@ void merged_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_t n, co
   };
   start_tiles(kRows);
   for (int64_t u = 0; u < ring.ahead; ++u) make_block(u);
-  for (int64_t step = 0; step < steps + 1; ++step) {
+  for (int64_t step = 0; step < steps + kLate; ++step) {
     if (step < steps) {
       make_block(step + ring.ahead);
-      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[step & 1]);
-      add_neighbors(step, b[step & 1]);
+      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[step % kOperands]);
+      add_neighbors(step, b[step % kOperands]);
     }
-    if (step == 0) continue;
-    const OneHotRow* const only[4] = {b[(step - 1) & 1]};
-    multiply<1>(a[(step - 1) & 1], only);
+    if (step < kLate) continue;
+    const OperandRow* const only[4] = {b[(step - kLate) % kOperands]};
+    multiply<1>(a[(step - kLate) % kOperands], only);
   }
-  finish_tiles<kRows, 1>(num_levels, &counts);
+  finish_tiles<kRows, 1, true>(num_levels, &counts);
 }
 
 // False for shifts that are better taken one by one: so few that a product each costs less than sums, or beyond a ring.
@@ -85,7 +90,7 @@ inline bool tile_merged(const uint8_t* site, const uint8_t* neighbor, int64_t n,
   const int num_runs = runs_of(shift, num_shifts, runs);
   const int64_t low = runs[0].begin - 1, reach = runs[num_runs - 1].end - 1 - low;
   if (reach > kRingReach) return false;
-  const int64_t most = kTileSites / num_shifts;  // whose sums still fit
+  const int64_t most = kTileSites * 16 / num_shifts / 2;  // products are up to 15 times the number of shifts
   for (int64_t begin = 0; begin < n; begin += most) {
     const auto kernel = num_levels <= 8 ? merged_by_tiles<8> : merged_by_tiles<16>;
     kernel(site + begin, neighbor + begin, n - begin < most ? n - begin : most, runs, num_runs, low, reach, num_levels,
