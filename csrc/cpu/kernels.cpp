@@ -24,20 +24,19 @@ inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
 }  // namespace
 
 namespace portable {
+#include "plain/half.inl"
 #include "plain/transpose.inl"
 // before what uses it
 #include "vectorized.inl"
-
-template <class T, class Level>
-int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, Level* out) {
-  return levels_by<search_levels<Level>>(x, n, edges, out);
-}
+// after it
+#include "plain/levels.inl"
 }  // namespace portable
 
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,f16c")
 namespace avx2 {
+#include "half_f16c.h"
 #include "transpose_avx2.h"
 // before what uses it
 #include "vectorized.inl"
@@ -49,6 +48,7 @@ namespace avx2 {
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
 namespace avx512 {
+#include "half_f16c.h"
 #include "transpose_avx512.h"
 // before what uses it
 #include "vectorized.inl"
@@ -147,7 +147,7 @@ template <class T, class Level>
 ReadLevels<T, Level> read_levels() {
 #if defined(__x86_64__)
   if (active_isa() >= Isa::vbmi) return vbmi::read_levels<T, Level>;
-  if (active_isa() == Isa::avx512) return avx512::read_levels<T, Level>;
+  if (active_isa() == Isa::avx512) return avx512::read_levels<T>;
   if (active_isa() == Isa::avx2) return avx2::read_levels<T, Level>;
 #endif
   return portable::read_levels<T, Level>;

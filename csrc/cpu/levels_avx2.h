@@ -86,12 +86,22 @@ inline void store_levels(const __m256i (&level)[4], uint16_t* out) {
   }
 }
 
+inline __m256 load_8(const float* x) { return _mm256_loadu_ps(x); }
+inline __m256 load_8(const double* x) {
+  return _mm256_setr_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(x)), _mm256_cvtpd_ps(_mm256_loadu_pd(x + 4)));
+}
+inline __m256 load_8(const float16* x) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))); }
+inline __m256 load_8(const bfloat16* x) {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
 // 32 values; returns the number of NaN among them.
-template <int kSteps, class Level>
-int levels_of_32(const float* x, const EdgeTree& tree, Level* out) {
+template <int kSteps, class T, class Level>
+int levels_of_32(const T* x, const EdgeTree& tree, Level* out) {
   __m256 v[4];
   __m256i level[4];
-  for (int j = 0; j < 4; ++j) v[j] = _mm256_loadu_ps(x + 8 * j);
+  for (int j = 0; j < 4; ++j) v[j] = load_8(x + 8 * j);
   for (int j = 0; j < 4; ++j) level[j] = tree_levels<kSteps>(tree, v[j]);
   int nans = 0;
   const __m256 any = _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q), _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q));
@@ -107,34 +117,30 @@ int levels_of_32(const float* x, const EdgeTree& tree, Level* out) {
   return nans;
 }
 
-template <int kSteps, class Level>
-int64_t levels_by_tree(const float* x, int64_t n, const EdgeTree& tree, Level* out) {
-  constexpr int64_t kPrefetch = 1024;  // values ahead: 4 KB hide the latency of memory
+template <int kSteps, class T, class Level>
+int64_t levels_by_tree(const T* x, int64_t n, const EdgeTree& tree, Level* out) {
+  constexpr int64_t kAhead = 4096, kLine = 64;  // bytes: hides the latency of memory
   int64_t nans = 0, i = 0;
   for (; i + 32 <= n; i += 32) {
-    _mm_prefetch(reinterpret_cast<const char*>(x + i + kPrefetch), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(x + i + kPrefetch + 16), _MM_HINT_T0);
+    for (int64_t byte = 0; byte < 32 * int64_t{sizeof(T)}; byte += kLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(x + i) + kAhead + byte, _MM_HINT_T0);
+    }
     nans += levels_of_32<kSteps>(x + i, tree, out + i);
   }
   if (i < n) {
-    float rest[32] = {};
+    T rest[32] = {};
     Level rest_levels[32];
-    __builtin_memcpy(rest, x + i, static_cast<size_t>(n - i) * sizeof(float));
+    __builtin_memcpy(rest, x + i, static_cast<size_t>(n - i) * sizeof(T));
     nans += levels_of_32<kSteps>(rest, tree, rest_levels);
     __builtin_memcpy(out + i, rest_levels, static_cast<size_t>(n - i) * sizeof(Level));
   }
   return nans;
 }
 
-template <class Level>
-int64_t tree_levels_of(const float* x, int64_t n, const float* edges, int num_edges, Level* out) {
-  const EdgeTree tree = edge_tree(edges, num_edges);
-  if (num_edges < 16) return levels_by_tree<4>(x, n, tree, out);
-  if (num_edges < 32) return levels_by_tree<5>(x, n, tree, out);
-  return levels_by_tree<6>(x, n, tree, out);
-}
-
 template <class T, class Level>
-int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, Level* out) {
-  return levels_by<tree_levels_of<Level>>(x, n, edges, out);
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& search, Level* out) {
+  const EdgeTree tree = edge_tree(search.edges, search.num_edges);
+  if (search.num_edges < 16) return levels_by_tree<4>(x, n, tree, out);
+  if (search.num_edges < 32) return levels_by_tree<5>(x, n, tree, out);
+  return levels_by_tree<6>(x, n, tree, out);
 }

@@ -89,60 +89,89 @@ inline __mmask16 first_lanes(int64_t n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffff : (1 << (n < 0 ? 0 : n)) - 1);
 }
 
-constexpr int64_t kPrefetch = 1024;  // values ahead: 4 KB hide the latency of memory (measured: 0.70 to 0.50 ns a site)
+inline __m512 load_16(const float* x, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, x); }
+inline __m512 load_16(const double* x, __mmask16 lanes) {
+  const __m256 low = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), x));
+  const __m256 high = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes >> 8), x + 8));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+inline __m512 load_16(const float16* x, __mmask16 lanes) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, x)); }
+inline __m512 load_16(const bfloat16* x, __mmask16 lanes) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
 
-template <int kSteps>
-int64_t levels_by_tree(const float* x, int64_t n, const EdgeTree& tree, uint8_t* out) {
-  const __m512i bits = _mm512_set1_epi8(kSteps == 4 ? 15 : kSteps == 5 ? 31 : -1);
-  const auto sentinel = _mm512_set1_epi8(static_cast<char>(tree.num_edges + 1));
-  int64_t nans = 0;
-  for (int64_t i = 0; i < n; i += 64) {
-    const int64_t left = n - i;
-    __m512 v[4];
-    for (int j = 0; j < 4; ++j) _mm_prefetch(reinterpret_cast<const char*>(x + i + kPrefetch + 16 * j), _MM_HINT_T0);
-    for (int j = 0; j < 4; ++j) v[j] = _mm512_maskz_loadu_ps(first_lanes(left - 16 * j), x + i + 16 * j);
-    __m512i bytes = packed_bytes(tree_levels<kSteps>(tree, v[0]), tree_levels<kSteps>(tree, v[1]),
-                                 tree_levels<kSteps>(tree, v[2]), tree_levels<kSteps>(tree, v[3]));
-    if constexpr (kSteps <= 5) bytes = _mm512_and_si512(bytes, bits);
-    const __mmask16 first = _mm512_cmp_ps_mask(v[0], v[1], _CMP_UNORD_Q);
-    const __mmask16 second = _mm512_cmp_ps_mask(v[2], v[3], _CMP_UNORD_Q);
-    if (__builtin_expect((first | second) != 0, 0)) {
-      __mmask64 nan = 0;
-      for (int j = 0; j < 4; ++j) {
-        nan |= static_cast<__mmask64>(_mm512_cmp_ps_mask(v[j], v[j], _CMP_UNORD_Q)) << (16 * j);
-      }
-      bytes = _mm512_mask_mov_epi8(bytes, nan, sentinel);
-      nans += __builtin_popcountll(nan);
-    }
-    const __mmask64 lanes = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-    _mm512_mask_storeu_epi8(out + i, lanes, bytes);
+// Which of 64 values are NaN.
+inline __mmask64 nans_of(const __m512 (&v)[4]) {
+  const __mmask16 first = _mm512_cmp_ps_mask(v[0], v[1], _CMP_UNORD_Q);
+  const __mmask16 second = _mm512_cmp_ps_mask(v[2], v[3], _CMP_UNORD_Q);
+  if (__builtin_expect((first | second) == 0, 1)) return 0;
+  __mmask64 nan = 0;
+  for (int j = 0; j < 4; ++j) {
+    nan |= static_cast<__mmask64>(_mm512_cmp_ps_mask(v[j], v[j], _CMP_UNORD_Q)) << (16 * j);
   }
+  return nan;
+}
+
+// Calls step(i, lanes) for 64 values at a time, and reads memory ahead.
+template <class T, class Step>
+void for_each_64(const T* x, int64_t n, Step&& step) {
+  constexpr int64_t kAhead = 4096, kLine = 64;  // bytes: hides the latency of memory (measured: 0.70 to 0.50 ns a site)
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    for (int64_t line = 0; line < int64_t{sizeof(T)}; ++line) {
+      _mm_prefetch(reinterpret_cast<const char*>(x + i) + kAhead + line * kLine, _MM_HINT_T0);
+    }
+    step(i, ~__mmask64{0});
+  }
+  if (i < n) step(i, (__mmask64{1} << (n - i)) - 1);
+}
+
+// search(v) gives the levels of 64 numbers as bytes.
+template <class Search, class T>
+int64_t levels_by_64(const T* x, int64_t n, int num_edges, const Search& search, uint8_t* out) {
+  const __m512i sentinel = _mm512_set1_epi8(static_cast<char>(num_edges + 1));
+  int64_t nans = 0;
+  for_each_64(x, n, [&](int64_t i, __mmask64 lanes) __attribute__((always_inline)) {
+    __m512 v[4];
+    for (int j = 0; j < 4; ++j) v[j] = load_16(x + i + 16 * j, static_cast<__mmask16>(lanes >> (16 * j)));
+    const __mmask64 nan = nans_of(v);
+    nans += __builtin_popcountll(nan);
+    _mm512_mask_storeu_epi8(out + i, lanes, _mm512_mask_mov_epi8(search(v), nan, sentinel));
+  });
   return nans;
 }
 
-inline int64_t tree_levels_of(const float* x, int64_t n, const float* edges, int num_edges, uint8_t* out) {
-  const EdgeTree tree = edge_tree(edges, num_edges);
-  if (num_edges < 16) return levels_by_tree<4>(x, n, tree, out);
-  if (num_edges < 32) return levels_by_tree<5>(x, n, tree, out);
-  return levels_by_tree<6>(x, n, tree, out);
+template <int kSteps>
+struct TreeSearch {
+  EdgeTree tree;
+  __m512i operator()(const __m512 (&v)[4]) const {
+    const __m512i bytes = packed_bytes(tree_levels<kSteps>(tree, v[0]), tree_levels<kSteps>(tree, v[1]),
+                                       tree_levels<kSteps>(tree, v[2]), tree_levels<kSteps>(tree, v[3]));
+    if constexpr (kSteps > 5) return bytes;
+    return _mm512_and_si512(bytes, _mm512_set1_epi8((1 << kSteps) - 1));  // junk above them
+  }
+};
+
+template <class T>
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, uint8_t* out) {
+  const EdgeTree tree = edge_tree(edges.edges, edges.num_edges);
+  if (edges.num_edges < 16) return levels_by_64(x, n, edges.num_edges, TreeSearch<4>{tree}, out);
+  if (edges.num_edges < 32) return levels_by_64(x, n, edges.num_edges, TreeSearch<5>{tree}, out);
+  return levels_by_64(x, n, edges.num_edges, TreeSearch<6>{tree}, out);
 }
 
-inline int64_t tree_levels_of(const float* x, int64_t n, const float* edges, int num_edges, uint16_t* out) {
-  const EdgeTree tree = edge_tree(edges, num_edges);
+template <class T>
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, uint16_t* out) {
+  const EdgeTree tree = edge_tree(edges.edges, edges.num_edges);
   int64_t nans = 0;
   for (int64_t i = 0; i < n; i += 16) {
     const __mmask16 lanes = first_lanes(n - i);
-    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
+    const __m512 v = load_16(x + i, lanes);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i level = _mm512_mask_mov_epi32(tree_levels<6>(tree, v), nan, _mm512_set1_epi32(num_edges + 1));
+    const __m512i level = _mm512_mask_mov_epi32(tree_levels<6>(tree, v), nan, _mm512_set1_epi32(edges.num_edges + 1));
     nans += __builtin_popcount(nan);
     _mm512_mask_cvtepi32_storeu_epi16(out + i, lanes, level);
   }
   return nans;
-}
-
-template <class T, class Level>
-int64_t read_levels(const T* x, int64_t n, const EdgeSearch& edges, Level* out) {
-  constexpr auto search = static_cast<int64_t (*)(const float*, int64_t, const float*, int, Level*)>(tree_levels_of);
-  return levels_by<search>(x, n, edges, out);
 }

@@ -3,7 +3,6 @@
 // between levels.
 
 // clang-format off: each may use those before it
-#include "plain/levels.inl"
 #include "plain/values.inl"
 #include "plain/histogram.inl"
 #include "plain/pairs.inl"

@@ -1,4 +1,5 @@
-// The level search in plain C++ (the rule: core/levels.h). Included by vectorized.inl.
+// The level search in plain C++ (the rule: core/levels.h). For the portable level alone: the others have a search of
+// their own.
 
 constexpr int64_t kLevelBlock = 256;
 constexpr int kMaxComparedEdges = 31;
@@ -45,4 +46,20 @@ template <class Level>
 int64_t search_levels(const float* values, int64_t n, const float* edges, int num_edges, Level* out) {
   return num_edges <= kMaxComparedEdges ? levels_by_comparison(values, n, edges, num_edges, out)
                                         : levels_by_search(values, n, edges, num_edges, out);
+}
+
+template <class T, class Level>
+int64_t read_levels(const T* x, int64_t n, const EdgeSearch& search, Level* out) {
+  if constexpr (requires { static_cast<const float*>(x); }) {
+    return search_levels(x, n, search.edges, search.num_edges, out);
+  } else {
+    float values[2 * kLevelBlock];
+    int64_t nans = 0;
+    for (int64_t begin = 0; begin < n; begin += 2 * kLevelBlock) {
+      const int64_t count = n - begin < 2 * kLevelBlock ? n - begin : 2 * kLevelBlock;
+      widen(x + begin, count, values);
+      nans += search_levels(values, count, search.edges, search.num_edges, out + begin);
+    }
+    return nans;
+  }
 }
