@@ -84,14 +84,16 @@ void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t c
   std::vector<Level> dense(channels * dense_pitch + kSlack);
   Runs<Level> runs(padding, run, channels, job.periodic, sentinel);
 
-  PairTables tables(channels, R, job.num_levels);
+  PairTables tables(channels, R, job.num_levels, x.N * padding.pitch_n);
   for (int64_t k = 0; k < K; ++k) {
     const auto images = job.order.images(k);
     const int64_t pairs = std::ssize(images) * padding.pitch_n;
+    const CountTables kind = tables.of(0, pairs);
     int64_t in_tables = 0;
     const auto counts = [&](int64_t i) { return job.counts + ((c + i) * K + k) * stored * cells; };
     const auto empty_tables = [&] {
-      for (int64_t i = 0; i < channels && tables.of(i, pairs) != nullptr; ++i) tables.add_to(counts(i), i, job.merge);
+      if (kind.counters == nullptr) return;
+      for (int64_t i = 0; i < channels; ++i) tables.add_to(counts(i), i, kind.of_three, job.merge);
       in_tables = 0;
     };
     const auto count_runs = [&] {

@@ -80,7 +80,7 @@ namespace amx {
 #include "merged_amx.h"
 
 void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                   int num_levels, int64_t* counts, int64_t stride, uint32_t* tables) {
+                   int num_levels, int64_t* counts, int64_t stride, CountTables tables) {
   const bool merged = stride == 0 && num_shifts > 1;
   if (merged && num_levels <= kTileLevels && tile_merged(site, neighbor, n, shift, num_shifts, num_levels, counts)) {
     return;
@@ -93,7 +93,7 @@ void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, cons
 }
 
 void cross(const uint8_t* const (&a)[2], const uint8_t* const (&b)[2], int64_t n, int num_levels,
-           int64_t* const (&counts)[4], uint32_t* tables) {
+           int64_t* const (&counts)[4], CountTables tables) {
   if (num_levels <= kTileLevels) {
     tile_cross(a, b, n, num_levels, counts);
   } else {

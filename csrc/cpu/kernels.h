@@ -33,6 +33,13 @@ using ReadLevels = int64_t (*)(const T* x, int64_t n, const EdgeSearch& search, 
 template <class T>
 using Transpose = void (*)(const T* x, int64_t n, int64_t stride, int64_t channels, float* out, int64_t pitch);
 
+// Tables (L+1, L+1) of 32-bit counters, one a pair of runs, the last row and column without meaning. If `of_three`, a
+// table (L+1, L+1, L+1) for every two shifts: site, first and second neighbour; and one (L+1, L+1) for an odd last one.
+struct CountTables {
+  uint32_t* counters = nullptr;
+  bool of_three = false;
+};
+
 template <class Level>
 struct Kernels {
   void (*prepare)(const float* edges, int num_edges, EdgeSearch& to);
@@ -46,15 +53,13 @@ struct Kernels {
   // counts[r * stride + g * L + h] += #{ i < n : site[i] = g, neighbor[i + shift[r]] = h } for num_shifts shifts.
   // A stride of 0 merges them into one table.
   // neighbor is readable from the smallest shift (which may be negative) to n + the largest, and kSlack levels further.
-  // Where the kernel wants them and they are given, tables are added to instead: num_shifts times (L+1, L+1), the last
-  // row and column without meaning.
+  // Where the kernel wants tables and they are given, those are added to instead.
   void (*cooccurrences)(const Level* site, const Level* neighbor, int64_t n, const int64_t* shift, int num_shifts,
-                        int num_levels, int64_t* counts, int64_t stride, uint32_t* tables);
+                        int num_levels, int64_t* counts, int64_t stride, CountTables tables);
 
   // counts[2 p + q][g * L + h] += #{ i < n : a[p][i] = g, b[q][i] = h }. All are readable for kSlack levels further.
-  // Tables as above, four of them.
   void (*cross)(const Level* const (&a)[2], const Level* const (&b)[2], int64_t n, int num_levels,
-                int64_t* const (&counts)[4], uint32_t* tables);
+                int64_t* const (&counts)[4], CountTables tables);
 };
 
 // Are pairs of L levels counted one by one? Then small tables of 32 bits, which must be cleared and added to the counts

@@ -56,16 +56,16 @@ void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take
     const int64_t last_row = std::min(row + kBlock, x.channels), last_column = std::min(column + kBlock, x.channels);
     std::vector<int64_t> four(4 * cells);
     int64_t* const counts[4] = {four.data(), four.data() + cells, four.data() + 2 * cells, four.data() + 3 * cells};
-    PairTables tables(1, 4, num_levels);
-    uint32_t* const counters = tables.of(0, x.sites);
+    PairTables tables(1, 4, num_levels, x.sites);
+    const CountTables in_tables = {tables.of(0, x.sites).counters, false};
     for (int64_t a = row; a < last_row; a += 2) {
       for (int64_t b = std::max(a, column); b < last_column; b += 2) {
         std::fill(four.begin(), four.end(), 0);
         // An odd last channel stands for its missing neighbour too.
         const Level* const rows[2] = {x.channel(a), x.channel(std::min(a + 1, x.channels - 1))};
         const Level* const columns[2] = {x.channel(b), x.channel(std::min(b + 1, x.channels - 1))};
-        inner.cross(rows, columns, x.sites, num_levels, counts, counters);
-        if (counters != nullptr) tables.add_to(four.data(), 0);
+        inner.cross(rows, columns, x.sites, num_levels, counts, in_tables);
+        if (in_tables.counters != nullptr) tables.add_to(four.data(), 0, false);
         for (int pair = 0; pair < 4; ++pair) {
           const int64_t p = a + pair / 2, q = b + pair % 2;
           if (p <= q && p < last_row && q < last_column) take(p, q, counts[pair]);
