@@ -87,7 +87,7 @@ def build_info() -> dict[str, str]:
     Returns:
         A dict of text: versions of pyprune_fast, torch and Python; `cpu` and `cuda`, each "built" or why not, with what `cpu`
         uses instead, "numba (...)" or "plain torch (...)"; `isa`, the SIMD level in use (PYPRUNE_FAST_ISA forces one: portable,
-        avx2, avx512, vbmi, amx) and the highest of this machine; `cuda_device`, the number of devices or CUDA's own words for why
+        avx2, avx512, vbmi, amx) and the highest of this machine; `cuda_device`, the number of devices or CUDA's words for why
         there is none. Starts no CUDA context.
 
     Example:

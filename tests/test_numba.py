@@ -1,12 +1,11 @@
-"""The CPU ops by numba against the compiled ones, bit for bit; which of them is used, and how the package says so."""
+"""The CPU ops by numba and in plain torch against the compiled ones, bit for bit; the arguments that are refused."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import subprocess
-import sys
-from pathlib import Path
+import inspect
+import math
+import re
+from types import FunctionType
 from typing import Any
 
 import oracle
@@ -14,18 +13,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import DENORMAL, FLOATS, LAYOUTS, LEVEL_COUNTS, Case, cases, edges, laid_out, threads, values
+from strategies import DENORMAL, FLOATS, LAYOUTS, LEVEL_COUNTS, Case, cases, edges, laid_out, picked, values
+from test_entropy import COUNTS as NUMBERS
+from test_entropy import off, tolerance
 from test_norms import SHAPES, close
 from test_take import DTYPES, index, numbered, takes
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from pyprune_fast import Levels, _cpu, _native
+from pyprune_fast import Levels, _cpu
 from pyprune_fast.jit import kernels, numba_cpu, torch_cpu
 from pyprune_fast.jit.views import float_memory
 from pyprune_fast.neighborhood import half_offsets
 
-ROOT = Path(__file__).parents[1]
 few = settings(max_examples=min(40, settings().max_examples))
 
 
@@ -37,17 +36,23 @@ def counted(
     module: Any, x: Tensor, levels: Levels, offsets: Any, periodic: bool = False, labels: Tensor | None = None, K: int = 1,
     workers: int = 1,
 ) -> list[Tensor]:  # fmt: skip
-    """What all counting ops of a module leave behind."""
+    """What all ops on activations leave behind: most add to what is given, every other range has been begun."""
     C, L = x.shape[1], levels.count
     triples = [(*(0,) * (3 - len(r)), *r) for r in offsets]
-    aura, joint, pairs = torch.ones(C, K, len(triples), L, L, dtype=torch.int64), zeros(C, K, L), zeros(C, C, L, L)
-    nans, information = zeros(5, C), torch.full((2, C, C), 9.0, dtype=torch.float64)
+    aura, merged = (torch.ones(C, K, R, L, L, dtype=torch.int64) for R in (len(triples), min(len(triples), 1)))
+    joint, pairs = zeros(C, K, L), zeros(C, C, L, L)
+    nans, information = zeros(7, C), torch.full((2, C, C), 9.0, dtype=torch.float64)
+    low = torch.full((C,), math.inf)
+    low[1::2] = 0.25
+    high = -low
     module.aura_counts(x, levels.edges, triples, periodic, labels, aura, nans[0], workers)
+    module.aura_counts(x, levels.edges, triples, periodic, labels, merged, nans[5], workers)
+    module.extremes(x, low, high, nans[6], workers)
     module.joint_counts(x, levels.edges, labels, joint, nans[1], workers)
     module.pair_counts(x, levels.edges, pairs, nans[2], workers)
     module.pair_information(x, levels.edges, False, information[0], nans[3], workers)
     module.pair_information(x, levels.edges, True, information[1], nans[4], workers)
-    return [aura, joint, pairs, nans, information]
+    return [aura, merged, joint, pairs, nans, low.view(torch.int32), high.view(torch.int32), information]
 
 
 def assert_equal(*arguments: Any, **options: Any) -> None:
@@ -113,17 +118,70 @@ def test_levels_of_all_values(dtype: torch.dtype, count: int) -> None:
     assert nans[0] == nans[1] == x.isnan().sum()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_extremes_of_all_values(dtype: torch.dtype) -> None:
+    x = all_values(dtype)
+    pairs = torch.stack([x, x.roll(1)])
+    low = torch.full((2, len(x)), math.inf)
+    high, nans = -low, zeros(2, len(x))
+    for i, module in enumerate((numba_cpu, _cpu)):
+        module.extremes(pairs, low[i], high[i], nans[i], 1)
+    for results in (low.view(torch.int32), high.view(torch.int32), nans):
+        assert torch.equal(*results)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_denormals_are_numbers_while_torch_flushes_them(dtype: torch.dtype) -> None:
     x = torch.tensor([-2.0, -1.0, -0.5, 1.0, 2.0, 0.0, 2.0**-9], dtype=torch.float64).mul(DENORMAL).to(dtype)[:, None]
     levels = torch.tensor([[-DENORMAL, 0.0, DENORMAL]])
-    wanted, got, nans = oracle.joint_counts(x, levels), zeros(1, 1, 4), zeros(1)
+    wanted, got, nans, ends = oracle.joint_counts(x, levels), zeros(1, 1, 4), zeros(1), torch.zeros(2, 1)
+    range_of_x = [end.item() for end in x.double().aminmax()]
     torch.set_flush_denormal(True)
     try:
         numba_cpu.joint_counts(x, levels, None, got, nans, 1)
+        numba_cpu.extremes(x, *ends, nans, 1)
     finally:
         torch.set_flush_denormal(False)
     assert torch.equal(got, wanted)
+    assert ends.flatten().tolist() == range_of_x
+
+
+# --- entropies -----------------------------------------------------------------------------------------------------------
+
+
+def entropies(module: Any, counts: Tensor, corrected: bool, workers: int = 1) -> list[Tensor]:
+    """Information and entropies of counts (A, B, K, cells)."""
+    rows = counts.flatten(0, 2).contiguous()
+    shared, single = (torch.full(shape, 9.0, dtype=torch.float64) for shape in (counts.shape[:2], rows.shape[:1]))
+    module.information(counts, corrected, shared, workers)
+    module.entropy(rows, corrected, single, workers)
+    return [shared, single]
+
+
+def compare_entropies(counts: Tensor, corrected: bool, workers: int) -> None:
+    wanted = entropies(_cpu, counts, corrected)
+    for got, same in zip(entropies(numba_cpu, counts, corrected, workers), wanted, strict=True):
+        assert torch.equal(got, same)
+    tolerances = (3 * tolerance(counts.sum(2)), tolerance(counts))
+    for got, near, allowed in zip(entropies(torch_cpu, counts, corrected), wanted, tolerances, strict=True):
+        assert off(got.flatten(), near.flatten().tolist()) <= 2 * allowed  # of either
+
+
+tables = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 20))
+
+
+@few
+@given(tables, st.sampled_from(LAYOUTS), st.permutations(range(3)), st.sampled_from([3, 10, len(NUMBERS)]), st.booleans())
+def test_entropies(shape: tuple[int, ...], layout: str, order: list[int], kinds: int, corrected: bool) -> None:
+    counts = laid_out(picked(NUMBERS[:kinds], shape, sum(shape)), layout).permute(*order, 3)
+    compare_entropies(counts if counts.stride(3) == 1 else counts.clone(memory_format=torch.contiguous_format), corrected, 1)
+
+
+@pytest.mark.parametrize("kinds", [10, len(NUMBERS)])
+@pytest.mark.parametrize("shape", [(2, 20, 3, 1024), (3, 7, 2, 2085), (300, 1, 10, 16)])
+def test_entropies_of_more_than_one_piece_and_task(shape: tuple[int, ...], kinds: int) -> None:
+    counts = picked(NUMBERS[:kinds], shape, kinds)
+    compare_entropies(counts.transpose(1, 2).contiguous().transpose(1, 2), True, 2)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------------
@@ -197,6 +255,9 @@ PAIRS = {"x": X, "edges": EDGES, "counts": zeros(3, 3, 2, 2), "nans": NANS}
 INFORMATION = {
     "x": X, "edges": EDGES, "miller_madow": False, "information": zeros(3, 3, dtype=torch.float64), "nans": NANS,
 }  # fmt: skip
+ENTROPY = {"counts": zeros(3, 4), "miller_madow": False, "entropies": zeros(3, dtype=torch.float64)}
+SHARED = {"counts": zeros(2, 3, 4, 5), "miller_madow": False, "information": zeros(2, 3, dtype=torch.float64)}
+RANGE = {"x": X, "low": torch.zeros(3), "high": torch.zeros(3), "nans": NANS}
 NORMS = {"x": X, "power": 1, "factor": None, "rows": torch.zeros(2), "columns": torch.zeros(3)}
 TAKE = {"x": X, "rows": ROWS, "columns": None, "out": torch.zeros(2, 3, 4)}
 
@@ -224,6 +285,21 @@ TAKE = {"x": X, "rows": ROWS, "columns": None, "out": torch.zeros(2, 3, 4)}
         ("joint_counts", JOINT, {"labels": ROWS}, "labels: wanted values in 0..K-1"),
         ("pair_counts", PAIRS, {"counts": COUNTS}, "counts: wanted"),
         ("pair_information", INFORMATION, {"information": torch.zeros(3, 3)}, "information: wanted"),
+        ("entropy", ENTROPY, {"counts": zeros(3, 4).int()}, "counts: wanted (rows, cells) int64, contiguous"),
+        ("entropy", ENTROPY, {"counts": zeros(3)}, "counts: wanted (rows, cells) int64, contiguous"),
+        ("entropy", ENTROPY, {"counts": zeros(4, 3).mT}, "counts: wanted (rows, cells) int64, contiguous"),
+        ("entropy", ENTROPY, {"entropies": torch.zeros(3)}, "entropies: wanted"),
+        ("entropy", ENTROPY, {"entropies": ENTROPY["entropies"][:2]}, "entropies: wanted"),
+        ("information", SHARED, {"counts": zeros(2, 3, 4, 5).int()}, "counts: wanted (A, B, K, cells) int64"),
+        ("information", SHARED, {"counts": zeros(3, 4, 5)}, "counts: wanted (A, B, K, cells) int64"),
+        ("information", SHARED, {"counts": zeros(2, 3, 5, 4).mT}, "counts: wanted (A, B, K, cells) int64, the cells contig"),
+        ("information", SHARED, {"information": torch.zeros(2, 3)}, "information: wanted (A, B) float64"),
+        ("extremes", RANGE, {"x": X.long()}, "x: wanted float16, bfloat16, float32 or float64"),
+        ("extremes", RANGE, {"x": X[0, 0]}, "x: wanted"),
+        ("extremes", RANGE, {"low": torch.zeros(2)}, "low: wanted (C,) float32"),
+        ("extremes", RANGE, {"high": torch.zeros(6)[::2]}, "high: wanted (C,) float32"),
+        ("extremes", RANGE, {"high": NANS}, "high: wanted (C,) float32"),
+        ("extremes", RANGE, {"nans": NANS.int()}, "nans: wanted (C,) int64"),
         ("norms", NORMS, {"power": 3}, "power: wanted 1 or 2"),
         ("norms", NORMS, {"factor": X.double()}, "factor: wanted"),
         ("norms", NORMS, {"factor": X[:1]}, "factor: wanted"),
@@ -242,7 +318,7 @@ TAKE = {"x": X, "rows": ROWS, "columns": None, "out": torch.zeros(2, 3, 4)}
     ],
 )
 def test_refuses(module: Any, kernel: str, arguments: dict[str, Any], changed: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         getattr(module, kernel)(**{**arguments, **changed, "threads": 1})
 
 
@@ -252,146 +328,27 @@ def test_plain_torch_refuses_indices(changed: dict[str, Any]) -> None:
         torch_cpu.take(**{**TAKE, **changed, "threads": 1})
 
 
-def test_module_offers_every_op() -> None:
-    offered = {name for name, function in vars(torch_cpu).items() if getattr(function, "__module__", "") == torch_cpu.__name__}
-    assert offered == {"aura_counts", "joint_counts", "norms", "pair_counts", "pair_information", "take"}
-    for name in offered:
-        assert callable(getattr(numba_cpu, name))
-        assert callable(getattr(_cpu, name))
+@pytest.mark.parametrize("module", [numba_cpu, torch_cpu, _cpu], ids=["numba", "torch", "compiled"])
+@pytest.mark.parametrize(
+    "rows", [[[3, -1]], [[2**52]], [[2**51, 2**51]], [[5000, -4096, 2**51]], [[2**51], [2**51]], [[1], [-1]]]
+)
+def test_refuses_numbers_that_are_no_counts(module: Any, rows: list[list[int]]) -> None:
+    text = r"^counts: wanted n >= 0 and sums below 2\^52$"
+    with pytest.raises(ValueError, match=text):
+        module.information(torch.tensor([[rows]]), False, zeros(1, 1, dtype=torch.float64), 1)
+    if len(rows) == 1:
+        with pytest.raises(ValueError, match=text):
+            module.entropy(torch.tensor(rows), False, zeros(1, dtype=torch.float64), 1)
 
 
-# --- processes -----------------------------------------------------------------------------------------------------------
-
-BATCH = torch.randn(4, 20, 30, 31, generator=torch.Generator().manual_seed(1))
-BATCH_LEVELS = Levels.uniform(-2, 2, 16, channels=20)
-
-
-def aura_of_batch() -> Tensor:
-    """On two threads."""
-    counts = zeros(20, 1, 2, 16, 16)
-    numba_cpu.aura_counts(BATCH, BATCH_LEVELS.edges, [(0, 0, 1), (0, 1, 0)], False, None, counts, zeros(20), 2)
-    return counts
+def ops_of(module: Any) -> dict[str, list[str]]:
+    """The ops that a module defines, with the names of their arguments."""
+    functions = {name: f for name, f in vars(module).items() if isinstance(f, FunctionType) and f.__module__ == module.__name__}
+    return {name: [*inspect.signature(f).parameters] for name, f in functions.items() if not name.startswith("_")}
 
 
-class CountedInWorker:
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, i: int) -> Tensor:
-        return aura_of_batch()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_worker_counts() -> None:
-    """The parent has used its threads before; a worker must neither hang nor miscount, nor the parent after it."""
-    with threads(2):
-        wanted = aura_of_batch()
-        context = multiprocessing.get_context("fork")
-        loader = DataLoader(CountedInWorker(), batch_size=None, num_workers=1, multiprocessing_context=context, timeout=60)
-        assert [counts.tolist() for counts in loader] == [wanted.tolist()] * 2
-        assert torch.equal(aura_of_batch(), wanted)
-
-
-def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*arguments: Any) -> None:
-        raise OSError("out of luck")
-
-    monkeypatch.setattr(kernels, "aura_counts", fails)
-    with pytest.raises(OSError, match="out of luck"):
-        aura_of_batch()
-
-
-def test_without_a_place_for_compiled_code() -> None:
-    code = "from pyprune_fast.jit import kernels; import numpy; print(kernels._key(numpy.int32(-(2**31) + 4)))"
-    nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
-    nowhere.pop("NUMBA_CACHE_DIR", None)
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=nowhere, capture_output=True, text=True)
-    assert result.stdout == "-4\n", result.stderr
-
-
-# --- which one is used ---------------------------------------------------------------------------------------------------
-
-RUN = """
-import sys, warnings
-import torch
-from torch import nn
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in sys.argv[2:]:
-            raise ModuleNotFoundError(f"No module named '{name}'")
-
-sys.meta_path.insert(0, Missing())
-import pyprune_fast as p
-print("numba" in sys.modules)
-torch.manual_seed(0)
-torch.set_num_threads(1)
-x, levels = torch.randn(3, 4, 9, 8), p.Levels.uniform(-1, 1, 5, channels=4)
-model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 5 * 4, 2))
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    build = p.build_info()
-    results = [p.ops.aura_counts(x, levels), p.ops.joint_counts(x, levels), p.ops.pair_counts(x, levels),
-               p.ops.pair_information(x, levels), p.ops.take(x, torch.tensor([2, 0])), *p.ops.norms(x, 2),
-               *p.score_model(model, [(x, torch.tensor([0, 1, 1]))] * 2).layers.values()]
-print(build["cpu"], "isa" in build, sep="|")
-print(*(f"{w.category.__name__}: {w.message}" for w in said if "pyprune_fast" in str(w.message)), sep="|")
-torch.save(results, sys.argv[1])
-"""
-
-
-def run(path: Path, *missing: str) -> tuple[list[str], list[Tensor]]:
-    """What a process prints where some modules are missing, and what its ops return."""
-    command = [sys.executable, "-c", RUN, str(path), *missing]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines(), torch.load(path)
-
-
-def test_what_is_missing_is_made_up_for_and_named_once(tmp_path: Path) -> None:
-    built, wanted = run(tmp_path / "built")
-    assert built == ["False", "built|True", ""]
-
-    absent = (
-        "compiled module missing: pyprune_fast._cpu could not be loaded: No module named 'pyprune_fast._cpu'. To mend it: pip "
-    )
-    by_numba, results = run(tmp_path / "numba", "pyprune_fast._cpu")
-    assert by_numba[0] == "False"  # numba is imported by the first op
-    assert by_numba[1].startswith(f"numba ({absent}")
-    assert by_numba[1].endswith("|False")
-    assert by_numba[2].startswith(f"RuntimeWarning: pyprune_fast: CPU ops run slower than they could, by numba ({absent}")
-    assert "|" not in by_numba[2]  # one warning
-    agree(results, wanted)
-
-    by_torch, results = run(tmp_path / "torch", "pyprune_fast._cpu", "numba")
-    text = f"plain torch (numba missing: No module named 'numba'. To mend it: pip install numba; {absent}"
-    assert by_torch[1].startswith(text)
-    assert by_torch[2].startswith(f"RuntimeWarning: pyprune_fast: CPU ops run slower than they could, by {text}")
-    assert "|" not in by_torch[2]
-    agree(results, wanted)
-
-
-def agree(results: list[Tensor], wanted: list[Tensor]) -> None:
-    """Integers are equal, sums and entropies equal up to rounding."""
-    for a, b in zip(results, wanted, strict=True):
-        assert torch.equal(a, b) if not a.is_floating_point() else torch.allclose(a, b, rtol=1e-6, atol=1e-12)
-
-
-def test_an_unknown_function_is_an_attribute_error() -> None:
-    missing = _native._Missing("_cpu", ImportError("gone"))
-    fallback = _native._Fallback(missing)
-    with pytest.raises(AttributeError, match="no attribute 'set_isa'"):
-        fallback.set_isa("avx2")
-    with pytest.warns(
-        RuntimeWarning, match=r"by numba \(compiled module missing: pyprune_fast\._cpu could not be loaded: gone\."
-    ):
-        assert fallback.take is numba_cpu.take
-    assert fallback.norms is numba_cpu.norms  # and no second warning, which would be an error here
-
-
-def test_build_without_the_compiled_module(tmp_path: Path) -> None:
-    env = {**os.environ, "PYPRUNE_FAST_CPU": "0", "PYPRUNE_FAST_CUDA": "0"}
-    command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
-    assert list(tmp_path.rglob("pyprune_fast/jit/kernels.py"))
-    assert not list(tmp_path.rglob("*.so"))
+def test_all_modules_offer_the_same_ops() -> None:
+    others = ("isa", "highest_isa", "set_isa", "describe")
+    compiled = {name: f for name, f in vars(_cpu).items() if callable(f) and name not in others}
+    arguments = {name: re.findall(r"(\w+): ", f.__doc__) for name, f in compiled.items()}  # of the signature by pybind11
+    assert ops_of(numba_cpu) == ops_of(torch_cpu) == arguments

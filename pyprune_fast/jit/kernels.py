@@ -5,14 +5,13 @@ magnitude, with its sign. -0 and 0 have one key, as IEEE compares them; a NaN's 
 infinity, makes it level L, which is counted nowhere. So denormals are numbers here even while torch flushes them to zero.
 
 The compiler sees memory as flat runs of bits with strides beside them, whatever the layout: one machine code for each dtype.
-All of this is one file because numba's cache on disk asks only whether a function's own file has changed.
+Functions that call one another are in one file because numba's cache on disk asks only whether a function's own has changed.
 
 Letters: C channels, N images, D, H, W sites, L levels, g and h the levels of a site and of its neighbour.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -227,48 +226,25 @@ def pair_counts(levels: Array, a: int, counts: Array) -> None:
 
 
 @compiled
-def _entropy_term(n: int, small: Array) -> float:
-    """The term n log n."""
-    return small[n] if n < len(small) else n * math.log(n)
+def pair_table(a: Array, b: Array, table: Array) -> None:
+    """Levels (S,) of two channels. Writes the counts of their pairs to table (L, L)."""
+    table[:] = 0
+    _count_pairs(a, b, table)
 
 
 @compiled
-def _information(table: Array, same: bool, miller_madow: bool, small: Array) -> float:
-    """The terms are added in the order of csrc/cpu/pairs.cpp, which makes the results equal."""
-    L = len(table)
-    columns = np.zeros(L, np.int64)
-    total, joint, row_sum, column_sum = 0, 0.0, 0.0, 0.0
-    cells, rows, used_columns = 0, 0, 0
-    for g in range(L):
-        row = 0
-        for h in range(L):
-            n = table[g, h]
-            joint += _entropy_term(n, small)
-            cells += n != 0
-            columns[h] += n
-            row += n
-        row_sum += _entropy_term(row, small)
-        rows += row != 0
-        total += row
-    for h in range(L):
-        column_sum += _entropy_term(columns[h], small)
-        used_columns += columns[h] != 0
-    if total == 0:
-        return 0.0
-    correction = 1 / (2 * total) if miller_madow else 0.0
-    if same:
-        return math.log(total) - row_sum / total + (rows - 1) * correction
-    return math.log(total) - (row_sum + column_sum - joint) / total + (rows + used_columns - cells - 1) * correction
-
-
-@compiled
-def pair_information(levels: Array, a: int, num_levels: int, miller_madow: bool, small: Array, information: Array) -> None:
-    """Levels (C, S). Writes I(a; b) for b = a..C-1 to information (C, C), both ways round. small[n] = n log n."""
-    table = np.empty((num_levels, num_levels), np.int64)
-    for b in range(a, len(levels)):
-        table[:] = 0
-        _count_pairs(levels[a], levels[b], table)
-        information[a, b] = information[b, a] = _information(table, a == b, miller_madow, small)
+def extremes(keys: Array, low: Array, high: Array, nans: Array) -> None:
+    """Keys (C, S). Widens low and high (C,), which are keys too, and adds the NaN to nans (C,)."""
+    for c in range(len(keys)):
+        row = keys[c]
+        least, most, missing = low[c], high[c], 0
+        for s in range(row.size):
+            key = row[s]
+            least = min(least, key)
+            most = max(most, np.int32(-INFINITY_KEY) if key == NAN_KEY else key)
+            missing += key == NAN_KEY
+        low[c], high[c] = least, most
+        nans[c] += missing
 
 
 # --- weights --------------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """The CPU ops by numba, for installs without a C++ compiler: names, argument orders and results of module _cpu.
 
-    levels = kernels.quantise(keys of x)     for a block of channels and some images at a time
+    keys   = kernels.read_keys(x)            for a block of channels and some images at a time
+    levels = kernels.quantise(keys)
     counts += what an op counts in them      (csrc/core/*.h say what)
 
-The first use of an op compiles it, in seconds; the result is kept on disk. Counts and levels equal those of `_cpu` bit for bit.
-Norms equal them up to rounding; while torch flushes denormals to zero, norms here take them for zero.
+The first use of an op compiles it, in seconds; the result is kept on disk. Counts, levels, ranges and entropies equal those of
+`_cpu` bit for bit. Norms equal them up to rounding; while torch flushes denormals to zero, norms here take them for zero.
 
 Letters: N images, C channels, D, H, W sites, L levels, K classes, R offsets.
 """
@@ -20,15 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import entropy_kernels, kernels
 from .views import (
     Array,
     classes_of,
     edge_keys,
     float_memory,
+    floats_of,
     in_parallel,
     indices,
     joined,
+    keys_of,
     memory_of,
     opaque,
     output,
@@ -40,7 +43,7 @@ from .views import (
 
 _CHANNELS = 16  # read together at most
 _BATCH = 1 << 16  # sites whose keys and levels stay in the second-level cache
-_TERMS = 4096  # of the table of n log n
+_CELLS = 1 << 14  # of a task, or one table where that is more
 
 
 @dataclass(frozen=True)
@@ -74,35 +77,47 @@ class _Lattice:
             return _CHANNELS
         return min(max(1, 1024 // self.sites), _CHANNELS)
 
-    def read(self, channels: slice, images: slice, edges: Array, nans: Array, levels: Array) -> None:
-        """The levels of some images of some channels, to levels (channels, images * sites)."""
+    def keys(self, channels: slice, images: slice) -> Array:
+        """The keys of some images of some channels, (channels, images * sites)."""
         shape, strides = joined(self.axes(images))
         start = images.start * self.strides[0] + channels.start * self.strides[1]
-        keys = np.empty(levels.shape, np.int32)
+        keys = np.empty((channels.stop - channels.start, math.prod(shape)), np.int32)
         kernels.read_keys(self.memory[start:], shape, strides, self.strides[1], keys)
-        kernels.quantise(keys, edges[channels], levels, nans[channels])
+        return keys
 
 
-def _each_levels(x: _Lattice, edges: Array, nans: Array, threads: int, count: Callable[[slice, slice, Array], None]) -> None:
-    """Calls count(channels, images, levels (channels, images, D, H, W)) until all of x was seen; threads own channels."""
-    N, C, *spatial = x.shape
+def _each_keys(x: _Lattice, threads: int, use: Callable[[slice, slice, Array], None]) -> None:
+    """Calls use(channels, images, keys) until all of x, which has sites, was seen; threads own channels."""
+    N, C = x.shape[:2]
     blocks = split(C, x.channels_per_task())
     step = max(1, _BATCH // (x.channels_per_task() * x.sites))
 
     def task(i: int) -> None:
         for images in split(N, step):
-            size = (blocks[i].stop - blocks[i].start, images.stop - images.start)
-            levels = np.empty((size[0], size[1] * x.sites), np.uint16)
-            x.read(blocks[i], images, edges, nans, levels)
-            count(blocks[i], images, levels.reshape(*size, *spatial))
+            use(blocks[i], images, x.keys(blocks[i], images))
 
     in_parallel(task, len(blocks), threads, N * C * x.sites)
+
+
+def _each_levels(x: _Lattice, edges: Array, nans: Array, threads: int, count: Callable[[slice, slice, Array], None]) -> None:
+    """As _each_keys, with levels (channels, images, D, H, W)."""
+
+    def use(channels: slice, images: slice, keys: Array) -> None:
+        levels = np.empty(keys.shape, np.uint16)
+        kernels.quantise(keys, edges[channels], levels, nans[channels])
+        count(channels, images, levels.reshape(len(keys), -1, *x.shape[2:]))
+
+    _each_keys(x, threads, use)
 
 
 def _arguments(x: Tensor, edges: Tensor, nans: Tensor) -> tuple[_Lattice, Array, Array]:
     lattice = _Lattice.of(x)
     C = lattice.shape[1]
-    return lattice, edge_keys(edges, C), output(nans, torch.int64, (C,), "nans: wanted (C,) int64, contiguous, writable")
+    return lattice, edge_keys(edges, C), _nans(nans, C)
+
+
+def _nans(nans: Tensor, channels: int) -> Array:
+    return output(nans, torch.int64, (channels,), "nans: wanted (C,) int64, contiguous, writable")
 
 
 def aura_counts(
@@ -178,18 +193,79 @@ def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, information: 
     lattice, keys, missing = _arguments(x, edges, nans)
     C, L = keys.shape
     out = output(information, torch.float64, (C, C), "information: wanted (C, C) float64, contiguous, writable")
-    levels, small = _all_levels(lattice, keys, missing, threads), _entropy_terms()
+    levels, small = _all_levels(lattice, keys, missing, threads), _small_terms()
 
     def inform(a: int) -> None:
-        kernels.pair_information(levels, a, L, miller_madow, small, out)
+        table = np.empty((L, L), np.int64)
+        for b in range(a, C):
+            kernels.pair_table(levels[a], levels[b], table)
+            out[a, b] = out[b, a] = entropy_kernels.of_pair(table, a == b, miller_madow, small)
 
     in_parallel(inform, C, threads, C * levels.size)
 
 
 @cache
-def _entropy_terms() -> Array:
-    """The terms n log n of small n; by the C library's log, as in `_cpu`: NumPy and vector libraries have their own."""
-    return np.array([0.0, *(n * math.log(n) for n in range(1, _TERMS))])
+def _small_terms() -> Array:
+    return entropy_kernels.small_terms()
+
+
+def entropy(counts: Tensor, miller_madow: bool, entropies: Tensor, threads: int) -> None:
+    """Contract: csrc/core/entropy.h."""
+    require(
+        counts.ndim == 2 and counts.dtype == torch.int64 and counts.is_contiguous(),
+        "counts: wanted (rows, cells) int64, contiguous",
+    )
+    rows, cells = counts.shape
+    out = output(entropies, torch.float64, (rows,), "entropies: wanted (rows,) float64, contiguous, writable")
+    tables, small = counts.numpy(), _small_terms()
+
+    def task(some: slice) -> None:
+        entropy_kernels.entropy(tables[some], miller_madow, small, out[some])
+
+    _each_tables(rows, cells, threads, task)
+
+
+def information(counts: Tensor, miller_madow: bool, information: Tensor, threads: int) -> None:
+    """Contract: csrc/core/entropy.h."""
+    require(
+        counts.ndim == 4 and counts.dtype == torch.int64 and (counts.shape[3] < 2 or counts.stride(3) == 1),
+        "counts: wanted (A, B, K, cells) int64, the cells contiguous",
+    )
+    A, B, K, cells = counts.shape
+    out = output(information, torch.float64, (A, B), "information: wanted (A, B) float64, contiguous, writable").reshape(-1)
+    memory, starts, small = memory_of(counts), places((A, B), counts.stride()[:2]), _small_terms()
+
+    def task(some: slice) -> None:
+        entropy_kernels.information(memory, starts[some], K, counts.stride(2), cells, miller_madow, small, out[some])
+
+    _each_tables(A * B, K * cells, threads, task)
+
+
+def _each_tables(tables: int, cells: int, threads: int, task: Callable[[slice], None]) -> None:
+    """Calls task with slices of so many tables, of so many cells each."""
+    blocks = split(tables, max(1, _CELLS // max(cells, 1)))
+    in_parallel(lambda i: task(blocks[i]), len(blocks), threads, tables * cells)
+
+
+def extremes(x: Tensor, low: Tensor, high: Tensor, nans: Tensor, threads: int) -> None:
+    """Contract: csrc/core/extremes.h."""
+    lattice = _Lattice.of(x)
+    C = lattice.shape[1]
+    ends = [
+        output(end, torch.float32, (C,), f"{name}: wanted (C,) float32, contiguous, writable")
+        for name, end in (("low", low), ("high", high))
+    ]
+    missing = _nans(nans, C)
+    if lattice.sites == 0:
+        return
+    least, most = map(keys_of, ends)
+
+    def widen(channels: slice, images: slice, keys: Array) -> None:
+        kernels.extremes(keys, least[channels], most[channels], missing[channels])
+
+    _each_keys(lattice, threads, widen)
+    for end, keys in zip(ends, (least, most), strict=True):
+        end[:] = floats_of(keys)
 
 
 def norms(x: Tensor, power: int, factor: Tensor | None, rows: Tensor, columns: Tensor, threads: int) -> None:

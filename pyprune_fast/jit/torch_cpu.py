@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pyprune_fast import reference
 
+_COUNT_LIMIT = 1 << 52
+
 
 def aura_counts(
     x: Tensor,
@@ -24,6 +26,30 @@ def aura_counts(
 ) -> None:
     """Contract: csrc/core/aura.h."""
     reference.aura_counts(x, edges, [step for offset in offsets for step in offset], periodic, labels, counts, nans)
+
+
+def entropy(counts: Tensor, miller_madow: bool, entropies: Tensor, threads: int) -> None:
+    """Contract: csrc/core/entropy.h."""
+    _check_counts(counts)
+    entropies.copy_(reference.entropy(counts, miller_madow))
+
+
+def information(counts: Tensor, miller_madow: bool, information: Tensor, threads: int) -> None:
+    """Contract: csrc/core/entropy.h."""
+    _check_counts(counts)
+    _check_counts(counts.sum(2))
+    information.copy_(reference.information(counts, miller_madow))
+
+
+def _check_counts(counts: Tensor) -> None:
+    for numbers in (counts, counts.sum(-1)):
+        if bool(((numbers < 0) | (numbers >= _COUNT_LIMIT)).any()):
+            raise ValueError("counts: wanted n >= 0 and sums below 2^52")
+
+
+def extremes(x: Tensor, low: Tensor, high: Tensor, nans: Tensor, threads: int) -> None:
+    """Contract: csrc/core/extremes.h."""
+    reference.extremes(x, low, high, nans)
 
 
 def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor, threads: int) -> None:

@@ -98,6 +98,18 @@ def indices(index: Tensor | None, extent: int, what: str) -> Array:
     return index.numpy()
 
 
+def keys_of(floats: Array) -> Array:
+    """The int32 keys (see kernels.py) of float32 numbers."""
+    bits = floats.view(np.int32)
+    magnitude = bits & np.int32(0x7FFFFFFF)
+    return np.where(bits < 0, -magnitude, magnitude)
+
+
+def floats_of(keys: Array) -> Array:
+    """The float32 numbers that have these keys; +0 for either zero."""
+    return np.where(keys < 0, -keys | np.int32(-0x80000000), keys).view(np.float32)
+
+
 def edge_keys(edges: Tensor, channels: int) -> Array:
     """(C, L) int32: the keys of a channel's edges (see kernels.py), and infinity's."""
     fits = edges.ndim == 2 and edges.shape[0] == channels and 1 <= edges.shape[1] <= 255
@@ -105,10 +117,8 @@ def edge_keys(edges: Tensor, channels: int) -> Array:
         fits and edges.dtype == torch.float32 and edges.is_contiguous(),
         "edges: wanted (C, L-1) float32, contiguous, 2 <= L <= 256",
     )
-    bits = edges.detach().view(torch.int32).numpy()
-    magnitude = bits & np.int32(0x7FFFFFFF)
     infinity = np.full((channels, 1), INFINITY_KEY, np.int32)
-    return np.concatenate([np.where(bits < 0, -magnitude, magnitude), infinity], axis=1)
+    return np.concatenate([keys_of(edges.detach().numpy()), infinity], axis=1)
 
 
 def classes_of(labels: Tensor | None, images: int, num_classes: int) -> Array:
