@@ -53,6 +53,8 @@ namespace avx512 {
 // before what uses it
 #include "vectorized.inl"
 // after the plain loops
+#include "levels_by_64.h"
+// and these
 #include "levels_avx512.h"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -61,7 +63,8 @@ namespace avx512 {
 #pragma GCC target("avx2,bmi,bmi2,popcnt,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
 #pragma GCC target("avx512vbmi,avx512vbmi2,avx512vpopcntdq")
 namespace vbmi {
-using avx512::first_lanes;
+#include "levels_by_64.h"
+// before what uses it
 #include "levels_vbmi.h"
 // one word an op
 #include "histogram_vbmi.h"

@@ -22,6 +22,11 @@ struct Grid {
   }
 };
 
+constexpr uint8_t kByteNumbers[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                      32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                      48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+
 inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
   to.edges = edges;
   to.num_edges = num_edges;
@@ -37,12 +42,19 @@ inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
     const __m512i at = grid.cell(_mm512_load_ps(to.padded + e));
     _mm512_storeu_si512(cell + e, _mm512_and_si512(at, _mm512_set1_epi32(kGridCells - 1)));
   }
-  int e = 0;
-  for (int c = 0; c < kGridCells; ++c) {
-    to.below[c] = static_cast<uint8_t>(e);
-    e += e < num_edges && cell[e] == c;
+  for (int e = 1; e < num_edges; ++e) {
+    if (cell[e] == cell[e - 1]) return;
   }
-  to.grid = e == num_edges;  // not so if an edge shares its cell with the one before
+  // Every edge is below all cells after its own.
+  __m512i index = _mm512_loadu_si512(kByteNumbers), below[2] = {};
+  for (int half = 0; half < 2; ++half, index = _mm512_add_epi8(index, _mm512_set1_epi8(64))) {
+    for (int e = 0; e < num_edges; ++e) {
+      const __mmask64 after = _mm512_cmpgt_epi8_mask(index, _mm512_set1_epi8(static_cast<char>(cell[e])));
+      below[half] = _mm512_mask_add_epi8(below[half], after, below[half], _mm512_set1_epi8(1));
+    }
+    _mm512_store_si512(to.below + 64 * half, below[half]);
+  }
+  to.grid = true;
 }
 
 // Levels of 64 values at a time, all lookups in registers; byte j of lane i belongs to v[j][i] until the end.
@@ -90,9 +102,9 @@ template <class T, class Level>
 int64_t read_levels(const T* x, int64_t n, const EdgeSearch& search, Level* out) {
   if constexpr (sizeof(Level) == 1) {
     if (search.grid && search.num_edges < 16) {
-      return avx512::levels_by_64(x, n, search.num_edges, Guess<false>(search), out);
+      return levels_by_64(x, n, search.num_edges, Guess<false>(search), out);
     }
-    if (search.grid) return avx512::levels_by_64(x, n, search.num_edges, Guess<true>(search), out);
+    if (search.grid) return levels_by_64(x, n, search.num_edges, Guess<true>(search), out);
   }
   return avx512::read_levels(x, n, search, out);
 }
