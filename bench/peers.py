@@ -84,7 +84,7 @@ def _torch_one_hot(q: Tensor, L: int) -> Tensor:
 
 
 def _numba_aura(numba: Any) -> Any:
-    @numba.njit(boundscheck=False)
+    @numba.njit(boundscheck=False)  # type: ignore[untyped-decorator]
     def loops(x: Any, edges: Any, counts: Any) -> Any:  # pragma: no cover
         N, C, H, W = x.shape
         q = np.empty((H, W), np.uint8)
@@ -146,4 +146,5 @@ def _int_mm(q: Tensor, L: int) -> Tensor:
     counts = torch._int_mm(matrix, matrix.T.contiguous()).reshape(C, L, C, L).permute(0, 2, 1, 3).double()
     p = counts / S
     marginal = torch.special.entr(torch.diagonal(p, dim1=0, dim2=1).diagonal(dim1=0, dim2=1)).sum(-1)
-    return marginal[:, None] + marginal[None] - torch.special.entr(p).sum((-2, -1))
+    information: Tensor = marginal[:, None] + marginal[None] - torch.special.entr(p).sum((-2, -1))
+    return information

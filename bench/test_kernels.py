@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from pyprune_fast import Levels, ops, reference
 
 SHAPES = [(8, 64, 56, 56), (32, 128, 14, 14)]
-Counter = Callable[[], Tensor]
+Result = TypeVar("Result")
 
 
 @pytest.fixture(params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -26,11 +27,12 @@ def maps(request: pytest.FixtureRequest) -> tuple[Tensor, Levels]:
     return x, Levels.quantiles(x.movedim(1, 0).flatten(1)[:, :4096])
 
 
-def run(benchmark: BenchmarkFixture, group: str, name: str, x: Tensor, call: Callable[[], object]) -> object:
+def run(benchmark: BenchmarkFixture, group: str, name: str, x: Tensor, call: Callable[[], Result]) -> Result:
     """Time a call in its group; groups hold one op at one shape."""
     benchmark.group = f"{group} {'x'.join(map(str, x.shape))}"
     benchmark.extra_info["implementation"] = name
-    return benchmark(call)
+    result: Result = benchmark(call)
+    return result
 
 
 def aura_in_torch(x: Tensor, levels: Levels) -> Tensor:

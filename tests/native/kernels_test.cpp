@@ -14,22 +14,11 @@
 #include "../../csrc/core/norms.h"
 #include "../../csrc/core/pairs.h"
 #include "../../csrc/core/take.h"
+#include "views.h"
 
 using namespace ppf;
 
 namespace {
-
-template <class T>
-TensorView view(std::vector<T>& data, DType dtype, std::initializer_list<int64_t> shape) {
-  TensorView v;
-  v.data = data.data();
-  v.dtype = dtype;
-  v.item_bytes = sizeof(T);
-  for (const int64_t n : shape) v.shape[v.ndim++] = n;
-  int64_t stride = 1;
-  for (int d = v.ndim - 1; d >= 0; --d) v.stride[d] = stride, stride *= v.shape[d];
-  return v;
-}
 
 int failures = 0;
 
