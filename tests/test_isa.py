@@ -122,9 +122,11 @@ def test_wide_neighborhoods_merge(isa: str, radius: int, shape: tuple[int, ...],
 
 
 @pytest.mark.parametrize("isa", OFFERED)
-@pytest.mark.parametrize("shape", [(40, 3, 30, 30), (2, 2, 200, 170), (3000, 2, 5, 5), (1, 2, 70000)])
+@pytest.mark.parametrize(
+    "shape", [(40, 3, 30, 30), (2, 2, 200, 170), (2, 1, 40, 220), (1, 1, 9, 490), (3000, 2, 5, 5), (1, 2, 70000)]
+)
 def test_more_sites_than_one_run_holds(shape: tuple[int, ...], isa: str) -> None:
-    """Classes of several runs, images larger than a run, many small images: the buffers of aura and joint turn over."""
+    """Classes of several runs, images larger than a run, rows as long as a ring or longer, many small images."""
     torch.manual_seed(0)
     x, labels = torch.randn(shape), torch.randint(0, 2, shape[:1])
     levels, axes = Levels.uniform(-2, 2, count=7, channels=shape[1]), len(shape) - 2

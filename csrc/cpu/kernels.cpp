@@ -16,7 +16,7 @@ namespace ppf::cpu {
 
 namespace {
 
-inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
+inline void prepare(const float* edges, int num_edges, int64_t, EdgeSearch& to) {
   to.edges = edges;
   to.num_edges = num_edges;
 }
@@ -82,13 +82,14 @@ namespace amx {
 // after the ring
 #include "merged_amx.h"
 
+constexpr int64_t kWorthTiles = 384;  // sites of a run
+
 void cooccurrences(const uint8_t* site, const uint8_t* neighbor, int64_t n, const int64_t* shift, int num_shifts,
                    int num_levels, int64_t* counts, int64_t stride, CountTables tables) {
+  const bool by_tiles = num_levels <= kTileLevels && n >= kWorthTiles;
   const bool merged = stride == 0 && num_shifts > 1;
-  if (merged && num_levels <= kTileLevels && tile_merged(site, neighbor, n, shift, num_shifts, num_levels, counts)) {
-    return;
-  }
-  if (num_levels <= kTileLevels) {
+  if (by_tiles && merged && tile_merged(site, neighbor, n, shift, num_shifts, num_levels, counts)) return;
+  if (by_tiles) {
     tile_cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, counts, stride);
   } else {
     avx512::cooccurrences(site, neighbor, n, shift, num_shifts, num_levels, counts, stride, tables);

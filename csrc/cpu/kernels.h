@@ -42,7 +42,8 @@ struct CountTables {
 
 template <class Level>
 struct Kernels {
-  void (*prepare)(const float* edges, int num_edges, EdgeSearch& to);
+  // For a search of about so many values.
+  void (*prepare)(const float* edges, int num_edges, int64_t values, EdgeSearch& to);
 
   // counts[level] += 1 for n levels; sentinels are left out.
   void (*histogram)(const Level* levels, int64_t n, int num_levels, int64_t* counts);

@@ -22,16 +22,18 @@ struct Grid {
   }
 };
 
+constexpr int64_t kWorthAGrid = 2048;  // values
+
 constexpr uint8_t kByteNumbers[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                       16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
                                       32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
                                       48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
-inline void prepare(const float* edges, int num_edges, EdgeSearch& to) {
+inline void prepare(const float* edges, int num_edges, int64_t values, EdgeSearch& to) {
   to.edges = edges;
   to.num_edges = num_edges;
   to.grid = false;
-  if (num_edges > kGridEdges) return;
+  if (num_edges > kGridEdges || values < kWorthAGrid) return;
   for (int e = 0; e < kGridEdges + 1; ++e) to.padded[e] = e < num_edges ? edges[e] : __builtin_inff();
   to.scale = (kGridCells - 2) / (edges[num_edges - 1] - edges[0]);
   to.offset = Grid::kFirstCell - edges[0] * to.scale;

@@ -73,7 +73,10 @@ struct Padding {
       for (int64_t d = 0; d < D; ++d) {
         for (int64_t h = 0; h < H; ++h) {
           const int64_t row = m * pitch_n + d * pitch_d + h * pitch_h;
-          for (int64_t i = row; i < row + W; ++i) pattern[i / 64] |= uint64_t{1} << (i % 64);
+          for (int64_t i = row, end = row + W; i < end; i = (i / 64 + 1) * 64) {  // a word at a time
+            const uint64_t until_end = end - i / 64 * 64 >= 64 ? ~uint64_t{0} : (uint64_t{1} << (end % 64)) - 1;
+            pattern[i / 64] |= until_end & (~uint64_t{0} << (i % 64));
+          }
         }
       }
     }

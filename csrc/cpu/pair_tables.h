@@ -30,14 +30,14 @@ class PairTables {
   // Adds a channel's tables to its counts (tables, L, L), or all to one (L, L), and clears them.
   void add_to(int64_t* counts, int64_t channel, bool of_three, bool merge = false) {
     uint32_t* table = counters_.data() + channel * size_;
-    const int64_t next = merge ? 0 : num_levels_ * num_levels_;
+    const int64_t L = num_levels_, side = side_, next = merge ? 0 : L * L;  // counts may not be taken for members
     int64_t left = tables_;
-    for (; of_three && left >= 2; left -= 2, counts += 2 * next, table += side_ * side_ * side_) {
-      add_both(table, counts, counts + next);
+    for (; of_three && left >= 2; left -= 2, counts += 2 * next, table += side * side * side) {
+      add_both(table, counts, counts + next, L);
     }
-    for (; left > 0; --left, counts += next, table += side_ * side_) {
-      for (int64_t g = 0; g < num_levels_; ++g) {
-        for (int64_t h = 0; h < num_levels_; ++h) counts[g * num_levels_ + h] += table[g * side_ + h];
+    for (; left > 0; --left, counts += next, table += side * side) {
+      for (int64_t g = 0; g < L; ++g) {
+        for (int64_t h = 0; h < L; ++h) counts[g * L + h] += table[g * side + h];
       }
     }
     std::fill_n(counters_.data() + channel * size_, size_, 0u);
@@ -56,14 +56,13 @@ class PairTables {
   }
 
   // The pairs of a site with its first and with its second neighbour, whatever the other one is.
-  void add_both(const uint32_t* table, int64_t* first, int64_t* second) const {
-    for (int64_t g = 0; g < num_levels_; ++g) {
-      for (int64_t b = 0; b < side_; ++b) {
-        const uint32_t* row = table + (g * side_ + b) * side_;
+  static void add_both(const uint32_t* row, int64_t* first, int64_t* second, int64_t L) {
+    for (int64_t g = 0; g < L; ++g) {
+      for (int64_t b = 0; b <= L; ++b, row += L + 1) {
         int64_t sum = 0;
-        for (int64_t c = 0; c < side_; ++c) sum += row[c];
-        if (b < num_levels_) first[g * num_levels_ + b] += sum;
-        for (int64_t c = 0; c < num_levels_; ++c) second[g * num_levels_ + c] += row[c];
+        for (int64_t c = 0; c <= L; ++c) sum += row[c];
+        if (b < L) first[g * L + b] += sum;
+        for (int64_t c = 0; c < L; ++c) second[g * L + c] += row[c];
       }
     }
   }

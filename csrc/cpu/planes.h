@@ -78,7 +78,9 @@ class LevelReader {
  public:
   LevelReader(const Lattice& x, const float* edges, int num_edges, int64_t c, int64_t count)
       : x_(joined(x)), sites_(x.sites()), c_(c), searches_(count) {
-    for (int64_t k = 0; k < count; ++k) kernels<Level>().prepare(edges + (c + k) * num_edges, num_edges, searches_[k]);
+    for (int64_t k = 0; k < count; ++k) {
+      kernels<Level>().prepare(edges + (c + k) * num_edges, num_edges, x.N * sites_, searches_[k]);
+    }
   }
 
   // How many images are read well in one call: small maps share the cost of a call.

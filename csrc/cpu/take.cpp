@@ -122,10 +122,14 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
     char* to = out.as<char>() + i * J * item;
     if (gather != nullptr) return gather(from, column, J, column_stride, places, to);
     for (const Run& run : runs) {
-      // Columns that follow each other are one run of bytes, unless x has gaps between them.
-      const int64_t pieces = dense_rows ? 1 : run.length, bytes = dense_rows ? run.length * item : item;
-      for (int64_t j = run.from; j < run.from + pieces; ++j, to += bytes)
-        copy_short(from + j * column_stride, bytes, to);
+      if (dense_rows) {  // columns that follow each other are one run of bytes
+        copy_short(from + run.from * column_stride, run.length * item, to);
+        to += run.length * item;
+        continue;
+      }
+      for (int64_t j = run.from; j < run.from + run.length; ++j, to += item) {
+        copy_short(from + j * column_stride, item, to);
+      }
     }
   };
   const int64_t rows_per_task = std::max<int64_t>(1, kTaskBytes / (J * item));
