@@ -11,7 +11,8 @@
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kRunBytes = 24 << 10;  // of one channel: runs of a task stay in the fast caches
+// Bytes of one channel's run, and of all runs of a task: they stay in the fast caches.
+constexpr int64_t kRunBytes = 24 << 10, kRunBytesOfAll = 192 << 10;
 
 struct Job {
   const Lattice x;
@@ -80,7 +81,8 @@ void count_channels(const Job& job, const Padding& padding, int64_t c, int64_t c
   LevelReader<T, Level> reader(x, job.edges, job.num_levels - 1, c, channels);
   const Kernels<Level>& inner = kernels<Level>();
   const int64_t step = std::min(reader.images_per_call(), x.N), dense_pitch = step * x.sites();
-  const int64_t run = std::clamp(kRunBytes / (padding.pitch_n * int64_t{sizeof(Level)}), step, x.N);
+  const int64_t bytes = std::min(kRunBytes, kRunBytesOfAll / channels);
+  const int64_t run = std::clamp(bytes / (padding.pitch_n * int64_t{sizeof(Level)}), step, x.N);
   std::vector<Level> dense(channels * dense_pitch + kSlack);
   Runs<Level> runs(padding, run, channels, job.periodic, sentinel);
 

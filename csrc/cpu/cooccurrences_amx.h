@@ -14,7 +14,7 @@ constexpr int64_t kRingReach = 16 * (kRingBlocks - 1 - kLate);
 
 // The last rows of B, for shifts low .. low + reach: a step needs `ahead` blocks beside its own, and is kLate late.
 struct Ring {
-  OperandRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
+  alignas(4096) OperandRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
   int64_t low, ahead, blocks;
 
   Ring(int64_t lowest, int64_t reach) : low(lowest), ahead((reach + 15) / 16), blocks(16) {
@@ -80,7 +80,7 @@ void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_
                             int64_t reach, int num_levels, int64_t* counts, int64_t stride) {
   const int64_t Q = (n + 63) / 64 * 16, steps = Q / 16;
   Ring ring(low, reach);
-  OperandRow a[kOperands][kTileLevels];
+  alignas(4096) OperandRow a[kOperands][kTileLevels];
   const LevelRows levels;
   const auto make_block = [&](int64_t u) {
     make_b(rows_of(neighbor + low + 16 * u, Q), num_levels, ring.block(u));
@@ -91,12 +91,12 @@ void cooccurrences_by_tiles(const uint8_t* site, const uint8_t* neighbor, int64_
   for (int64_t step = 0; step < steps + kLate; ++step) {
     if (step < steps) {
       make_block(step + ring.ahead);
-      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[step % kOperands]);
+      make_a<kRows>(levels, sites_of(site, Q, 16 * step, n), num_levels, a[(step + ring.ahead) % kOperands]);
     }
     if (step < kLate) continue;
     const OperandRow* b[4] = {};
     for (int r = 0; r < kShifts; ++r) b[r] = ring.rows(step - kLate, shift[r]);
-    multiply<kShifts>(a[(step - kLate) % kOperands], b);
+    multiply<kShifts>(a[(step - kLate + ring.ahead) % kOperands], b);
   }
   int64_t* tables[4] = {};
   for (int r = 0; r < kShifts; ++r) tables[r] = counts + r * stride;
