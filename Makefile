@@ -20,7 +20,7 @@ lint: $(VENV)/installed  ## style, types, formats
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inl' 'tests/native/*.h' 'tests/native/*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inl' 'tests/native/*.h' 'tests/native/*.cpp' 'tests/native/*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
 
 sanitize: $(VENV)/installed  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	bash tests/sanitize.sh $(BIN)/python

@@ -1,4 +1,6 @@
-"""Builds the compiled modules: _cpu, and _cuda where nvcc is. Nothing is downloaded and torch is not needed.
+"""Builds the compiled modules: _cpu, and _cuda where nvcc is, else _cuda_jit, whose kernels CuPy compiles when they are used.
+
+Nothing is downloaded and torch is not needed.
 
 Environment, at build time only:
     PYPRUNE_FAST_CPU         1 (default): build _cpu; 0: leave it out, for machines without a C++ compiler; numba then does its
@@ -19,14 +21,17 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 HEADERS = sorted(f for kind in ("h", "inl", "cuh") for f in glob(f"csrc/**/*.{kind}", recursive=True))
 FLAGS = ["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fno-math-errno"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Werror=all-warnings"]
+JIT_FLAGS = ["-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Icsrc/jit", "-x", "c++"]
 DEFAULT_ARCHS = "75;80;86;90;100"
 
 
 class CudaExtension(Pybind11Extension):
-    """An extension whose .cu files go through nvcc; the rest is compiled as C++ and links the static CUDA runtime."""
+    """An extension whose .cu files go through nvcc, for some archs, or without any through g++; the rest is compiled as C++."""
 
     def __init__(self, name: str, sources: list[str], archs: list[str], **options: object) -> None:
         super().__init__(name, [s for s in sources if not s.endswith(".cu")], **options)
@@ -68,21 +73,22 @@ class BuildExt(build_ext):
             return warnings.warn(f"building without CUDA: {error}. PYPRUNE_FAST_CUDA=0 leaves it out quietly", stacklevel=1)
 
     def compile_cuda(self, ext: CudaExtension) -> None:
-        """Run nvcc over the .cu files, and hand the objects to the linker."""
+        """Run nvcc, or g++, over the .cu files, and hand the objects to the linker."""
         nvcc = os.environ.get("NVCC", "nvcc")
+        command = [nvcc, *NVCC_FLAGS, *ext.archs] if ext.archs else [os.environ.get("CXX", "g++"), *JIT_FLAGS]
 
         def compile_one(source: str) -> str:
-            target = Path(self.build_temp) / Path(source).with_suffix(".cu.o")
+            target = Path(self.build_temp) / ext.name / Path(source).with_suffix(".cu.o")
             newest = max(os.path.getmtime(f) for f in [source, *HEADERS, "setup.py"])
             if not target.exists() or target.stat().st_mtime < newest or self.force:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                flags = ["-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Werror=all-warnings"]
-                subprocess.run([nvcc, *flags, *ext.archs, "-c", source, "-o", str(target)], check=True)
+                subprocess.run([*command, "-c", source, "-o", str(target)], check=True)
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(compile_one, ext.cuda_sources))
-        ext.library_dirs = cuda_libraries(nvcc)
+        if ext.archs:
+            ext.library_dirs = cuda_libraries(nvcc)
 
 
 def extensions() -> list[Pybind11Extension]:
@@ -101,11 +107,16 @@ def extensions() -> list[Pybind11Extension]:
         **common,
     )
     modules = [cpu] if cpu_wanted == "1" else []
-    if wanted == "0" or (wanted == "auto" and shutil.which(os.environ.get("NVCC", "nvcc")) is None):
+    sources = ["csrc/binding/cuda.cpp", *sorted(glob("csrc/cuda/*.cu"))]
+    if wanted == "0":
         return modules
+    if wanted == "auto" and shutil.which(os.environ.get("NVCC", "nvcc")) is None:
+        macros = [("PPF_CUDA_MODULE", "_cuda_jit")]
+        jit = CudaExtension("pyprune_fast._cuda_jit", sources, [], define_macros=macros, **common)
+        return [*modules, jit] if cpu_wanted == "1" else []  # it wants a C++ compiler too
     cuda = CudaExtension(
         "pyprune_fast._cuda",
-        ["csrc/binding/cuda.cpp", *sorted(glob("csrc/cuda/*.cu"))],
+        sources,
         gencode(os.environ.get("PYPRUNE_FAST_CUDA_ARCHS", DEFAULT_ARCHS)),
         libraries=["cudart_static", "dl", "rt", "pthread"],
         **common,
@@ -113,4 +124,17 @@ def extensions() -> list[Pybind11Extension]:
     return [*modules, cuda]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+class BuildPy(build_py):
+    """build_py that takes the device code along: jit.cupy_cuda compiles it where the package is installed."""
+
+    def run(self) -> None:
+        """Copy the Python files, then csrc/cuda/*.cuh."""
+        super().run()
+        if not self.editable_mode:
+            for source in glob("csrc/cuda/*.cuh"):
+                target = Path(self.build_lib) / "pyprune_fast" / "jit" / "csrc" / Path(source).name
+                self.mkpath(str(target.parent))
+                self.copy_file(source, str(target))
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "build_py": BuildPy})

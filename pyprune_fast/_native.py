@@ -1,16 +1,18 @@
 """Loads the compiled modules, and explains a load that failed.
 
-A missing module does not disturb the import of the package. The first use of a missing `_cuda` raises one RuntimeError with the
-command that mends it. For a missing `_cpu` its ops are done by numba where that is installed, else in plain torch (jit/), and
-the first use says so in one RuntimeWarning.
+A missing module does not disturb the import of the package. For a missing `_cpu` its ops are done by numba where that is
+installed, else in plain torch (jit/), and the first use says so in one RuntimeWarning. For a missing `_cuda` its kernels are
+compiled by CuPy where that and `_cuda_jit` are installed; else CUDA tensors are done in plain torch, and the first use of each
+op says so (ops/_common.py).
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import warnings
-from functools import cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 _REMEDY = {
     "_cpu": "pip install --force-reinstall pyprune-fast, or pip install -e . in a checkout"
     " (it needs g++ with C++20, and PYPRUNE_FAST_CPU=0 leaves it out)",
+    "_cuda_jit": "install without nvcc on PATH and with g++",
     "_cuda": "install with nvcc on PATH and PYPRUNE_FAST_CUDA=1, which then says what fails",
 }
 
@@ -34,7 +37,8 @@ class _Missing:
         raise RuntimeError(self._text)
 
 
-def _load(name: str) -> ModuleType | _Missing:
+def load(name: str) -> ModuleType | _Missing:
+    """The compiled module of this name, or what explains its absence."""
     try:
         return importlib.import_module(f"pyprune_fast.{name}")
     except ImportError as error:
@@ -73,12 +77,44 @@ class _Fallback:
 
 
 def _load_cpu() -> ModuleType | _Fallback:
-    module = _load("_cpu")
+    module = load("_cpu")
     return _Fallback(module) if isinstance(module, _Missing) else module
 
 
 cpu: Any = _load_cpu()
-cuda: Any = _load("_cuda")
+
+
+class _ByCupy:
+    """Stands for `_cuda` where it was not built but CuPy is installed: the same functions, compiled when they are used."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        jit = importlib.import_module("pyprune_fast.jit.cupy_cuda")
+        if attribute == "device_status":
+            return jit.device_status
+        return partial(self._call, jit, attribute)
+
+    @staticmethod
+    def _call(jit: ModuleType, function: str, *arguments: Any) -> Any:
+        device = next(a.device.index for a in arguments if isinstance(a, torch.Tensor))
+        return jit.call(device, function, *arguments)
+
+
+def _load_cuda() -> ModuleType | _Missing | _ByCupy:
+    module = load("_cuda")
+    by_cupy = all(importlib.util.find_spec(name) for name in ("cupy", "pyprune_fast._cuda_jit"))
+    return _ByCupy() if by_cupy and isinstance(module, _Missing) else module
+
+
+cuda: Any = _load_cuda()
+
+
+@cache
+def cuda_trouble() -> str:
+    """Why CUDA tensors cannot go to the kernels of `_cuda`; "" when they can."""
+    if isinstance(cuda, _Missing):
+        return cuda._text
+    status = cuda.device_status()
+    return "" if status["count"] else f"CUDA finds no device: {status['reason']}"
 
 
 def build_info() -> dict[str, str]:
@@ -87,8 +123,8 @@ def build_info() -> dict[str, str]:
     Returns:
         A dict of text: versions of pyprune_fast, torch and Python; `cpu` and `cuda`, each "built" or why not, with what `cpu`
         uses instead, "numba (...)" or "plain torch (...)"; `isa`, the SIMD level in use (PYPRUNE_FAST_ISA forces one: portable,
-        avx2, avx512, vbmi, amx) and the highest of this machine; `cuda_device`, the number of devices or CUDA's words for why
-        there is none. Starts no CUDA context.
+        avx2, avx512, vbmi, amx) and the highest of this machine; `cuda_device`, the number of devices or CUDA's own words for
+        why there is none; `cuda_tensors`, what counts and cuts them. Starts no CUDA context.
 
     Example:
         >>> import pyprune_fast
@@ -98,9 +134,12 @@ def build_info() -> dict[str, str]:
     info = {"pyprune_fast": version("pyprune-fast"), "torch": torch.__version__, "python": platform.python_version()}
     for name, module in (("cpu", cpu), ("cuda", cuda)):
         info[name] = module._text if isinstance(module, (_Missing, _Fallback)) else "built"
+    if isinstance(cuda, _ByCupy):
+        info["cuda"] = "by CuPy, which compiles the kernels when they are used"
     if info["cpu"] == "built":
         info["isa"] = f"{cpu.isa()}, highest here {cpu.highest_isa()}"
-    if info["cuda"] == "built":
+    if not isinstance(cuda, _Missing):
         status = cuda.device_status()
         info["cuda_device"] = str(status["count"]) if status["count"] else f"none: {status['reason']}"
+    info["cuda_tensors"] = "plain torch" if cuda_trouble() else "kernels of _cuda"
     return info

@@ -31,7 +31,7 @@ LAYERS = (
     ("adapters", "__main__"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-COMPILED = {"_cpu", "_cuda", "_cuda_emu"}
+COMPILED = {"_cpu", "_cuda", "_cuda_emu", "_cuda_jit"}
 
 INCLUDES = {
     "core": {"core"},
@@ -39,6 +39,7 @@ INCLUDES = {
     "cuda": {"core", "cuda"},
     "binding": {"core", "cpu", "cuda", "binding"},
     "emulation": {"core", "cuda", "emulation"},
+    "jit": {"core", "cuda", "jit"},
 }
 TORCH, PYTHON = r"torch/|ATen/|c10/|caffe2/", r"Python\.h|pybind11/|nanobind/|numpy/"
 CUDA = r"cuda|cub/|thrust/|cooperative_groups|nv"
@@ -48,6 +49,7 @@ FORBIDDEN = {
     "cuda": f"{TORCH}|{PYTHON}",
     "binding": TORCH,
     "emulation": f"{TORCH}|{PYTHON}",
+    "jit": f"{TORCH}|{PYTHON}",
 }
 
 

@@ -27,3 +27,16 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
                  int threads);
 
 }  // namespace ppf::cpu
+
+namespace ppf::cuda {
+
+// The same on the CUDA device that the tensors are on: queued on the stream, images with a label outside 0..K-1 left
+// out. `workspace` holds as many bytes as the second function says; its content does not matter.
+void aura_counts(const TensorView& x, const TensorView& edges, std::span<const Offset> offsets, bool periodic,
+                 const std::optional<TensorView>& labels, const TensorView& counts, const TensorView& nans,
+                 const TensorView& workspace, void* stream);
+
+int64_t aura_counts_workspace(const TensorView& x, const TensorView& edges, std::span<const Offset> offsets,
+                              bool periodic, const std::optional<TensorView>& labels, const TensorView& counts);
+
+}  // namespace ppf::cuda

@@ -21,3 +21,14 @@ void joint_counts(const TensorView& x, const TensorView& edges, const std::optio
                   const TensorView& counts, const TensorView& nans, int threads);
 
 }  // namespace ppf::cpu
+
+namespace ppf::cuda {
+
+// The same on the CUDA device that the tensors are on: queued on the stream, images with a label outside 0..K-1 left
+// out. `workspace` holds as many bytes as the second function says; its content does not matter.
+void joint_counts(const TensorView& x, const TensorView& edges, const std::optional<TensorView>& labels,
+                  const TensorView& counts, const TensorView& nans, const TensorView& workspace, void* stream);
+
+int64_t joint_counts_workspace(const std::optional<TensorView>& labels, const TensorView& counts);
+
+}  // namespace ppf::cuda

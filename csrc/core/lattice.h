@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "levels.h"
 #include "tensor_view.h"
 
 namespace ppf {
@@ -24,6 +25,14 @@ inline Lattice lattice_of(const TensorView& x) {
   const int w = x.ndim - 1, h = x.ndim - 2, d = x.ndim - 3;  // the last axis is W, whatever their number
   return {x.data,  x.dtype,     x.shape[0],  x.shape[1], axis(d), axis(h),
           axis(w), x.stride[0], x.stride[1], step(d),    step(h), step(w)};
+}
+
+// Their number, from edges that fit the lattice.
+inline int edges_per_channel(const TensorView& edges, const Lattice& x) {
+  require(edges.ndim == 2 && edges.shape[0] == x.C && edges.shape[1] >= 1 && edges.shape[1] < kMaxLevels &&
+              edges.dtype == DType::float32 && edges.is_contiguous(),
+          "edges: wanted (C, L-1) float32, contiguous, 2 <= L <= 256");
+  return static_cast<int>(edges.shape[1]);
 }
 
 }  // namespace ppf

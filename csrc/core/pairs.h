@@ -27,3 +27,17 @@ void pair_information(const TensorView& x, const TensorView& edges, bool miller_
                       const TensorView& nans, int threads);
 
 }  // namespace ppf::cpu
+
+namespace ppf::cuda {
+
+// The same on the CUDA device that the tensors are on, queued on the stream. `workspace` holds as many bytes as the
+// last function says; its content does not matter.
+void pair_counts(const TensorView& x, const TensorView& edges, const TensorView& counts, const TensorView& nans,
+                 const TensorView& workspace, void* stream);
+
+void pair_information(const TensorView& x, const TensorView& edges, bool miller_madow, const TensorView& information,
+                      const TensorView& nans, const TensorView& workspace, void* stream);
+
+int64_t pairs_workspace(const TensorView& x, const TensorView& edges);
+
+}  // namespace ppf::cuda

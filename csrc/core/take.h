@@ -11,6 +11,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 
 #include "tensor_view.h"
 
@@ -20,3 +21,18 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
           const TensorView& out, int threads);
 
 }  // namespace ppf::cpu
+
+namespace ppf::cuda {
+
+// One tensor of those that are cut together.
+struct TakeArguments {
+  TensorView x;
+  std::optional<TensorView> rows, columns;
+  TensorView out;
+};
+
+// The same for many tensors on one CUDA device, in one launch queued on the stream. The caller has checked the indices,
+// which are on the device.
+void take(std::span<const TakeArguments> cuts, void* stream);
+
+}  // namespace ppf::cuda

@@ -49,6 +49,16 @@ void require_on_cpu(const Views&... views) {
   require((!views.on_cuda && ...), "wanted tensors on the CPU, got one on a CUDA device");
 }
 
+// On one CUDA device, the first view's.
+template <class... Views>
+void require_on_cuda(const TensorView& first, const Views&... others) {
+  const auto is_there = [&](const TensorView& view) {
+    return view.data == nullptr || (view.on_cuda && view.device == first.device);
+  };
+  require(first.on_cuda, "wanted tensors on a CUDA device, got one on the CPU");
+  require((is_there(others) && ...), "wanted all tensors on one CUDA device");
+}
+
 // An output: writable, contiguous, of the wanted dtype and number of elements.
 inline void require_output(const TensorView& out, DType dtype, int64_t numel, const char* what) {
   require(out.dtype == dtype && !out.read_only && out.is_contiguous() && out.numel() == numel, what);

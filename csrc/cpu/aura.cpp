@@ -125,7 +125,7 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
                  int threads) {
   require_on_cpu(x, edges, counts, nans, labels.value_or(TensorView{}));
   const Lattice lattice = lattice_of(x);
-  const int num_levels = edges_per_channel(edges, lattice.C) + 1;
+  const int num_levels = edges_per_channel(edges, lattice) + 1;
   constexpr const char* kWanted = "counts: wanted (C, K, R or 1, L, L) int64, contiguous, writable";
   require(counts.ndim == 5, kWanted);
   const int64_t K = counts.shape[1], R = std::ssize(offsets);

@@ -14,7 +14,8 @@ constexpr int64_t kRingReach = 16 * (kRingBlocks - 1 - kLate);
 
 // The last rows of B, for shifts low .. low + reach: a step needs `ahead` blocks beside its own, and is kLate late.
 struct Ring {
-  alignas(4096) OperandRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
+  alignas(4096)
+      OperandRow row[16 * kRingBlocks + 16];  // the first block again at the end, for tiles that begin in the last one
   int64_t low, ahead, blocks;
 
   Ring(int64_t lowest, int64_t reach) : low(lowest), ahead((reach + 15) / 16), blocks(16) {

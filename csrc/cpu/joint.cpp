@@ -33,7 +33,7 @@ void joint_counts(const TensorView& x, const TensorView& edges, const std::optio
                   const TensorView& counts, const TensorView& nans, int threads) {
   require_on_cpu(x, edges, counts, nans, labels.value_or(TensorView{}));
   const Lattice lattice = lattice_of(x);
-  const int num_levels = edges_per_channel(edges, lattice.C) + 1;
+  const int num_levels = edges_per_channel(edges, lattice) + 1;
   require(counts.ndim == 3, "counts: wanted (C, K, L) int64, contiguous, writable");
   const int64_t K = counts.shape[1];
   require_output(counts, DType::int64, lattice.C * K * num_levels,

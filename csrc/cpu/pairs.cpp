@@ -112,7 +112,7 @@ struct Arguments {
 Arguments checked(const TensorView& x, const TensorView& edges, const TensorView& out, const TensorView& nans) {
   require_on_cpu(x, edges, out, nans);
   const Lattice lattice = lattice_of(x);
-  const int num_levels = edges_per_channel(edges, lattice.C) + 1;
+  const int num_levels = edges_per_channel(edges, lattice) + 1;
   require(lattice.N * lattice.sites() < int64_t{1} << 32, "x: wanted fewer than 2^32 sites a channel in one call");
   require_output(nans, DType::int64, lattice.C, "nans: wanted (C,) int64, contiguous, writable");
   return {lattice, num_levels};

@@ -194,13 +194,6 @@ class LevelReader {
   alignas(64) char values_[kMaxChannelsPerTask * kPitch * kValueBytes];
 };
 
-inline int edges_per_channel(const TensorView& edges, int64_t num_channels) {
-  require(edges.ndim == 2 && edges.shape[0] == num_channels && edges.shape[1] >= 1 && edges.shape[1] < kMaxLevels &&
-              edges.dtype == DType::float32 && edges.is_contiguous(),
-          "edges: wanted (C, L-1) float32, contiguous, 2 <= L <= 256");
-  return static_cast<int>(edges.shape[1]);
-}
-
 // Calls f(level type, value type): a byte holds a level and the sentinel up to L = 255.
 template <class F>
 void with_level_and_float(int num_levels, DType dtype, F&& f) {

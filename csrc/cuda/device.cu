@@ -1,6 +1,6 @@
 #include "device.h"
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 namespace ppf::cuda {
 

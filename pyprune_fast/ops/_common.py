@@ -1,30 +1,67 @@
 """What all ops share: registration with torch, and the arguments of the counting ops.
 
 An op is a torch custom op `torch.ops.pyprune_fast.*` with a schema and a shape rule, so that torch.compile, torch.export and
-FakeTensor know it. CPU tensors go to the C++ kernels; other devices to reference.py, in plain torch.
+FakeTensor know it. CPU tensors go to the C++ kernels and CUDA tensors to the CUDA kernels; other devices, and CUDA tensors
+where those kernels do not work, to reference.py, in plain torch.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyprune_fast import _native
 from pyprune_fast._checks import as_tensor, check_activation, check_count, check_dtype, check_shape, describe
 from pyprune_fast.levels import Levels
 
 _LIBRARY: Any = torch.library.Library("pyprune_fast", "DEF")  # type: ignore[no-untyped-call]
 
 
-def register(schema: str, cpu: Callable[..., Any], other: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Define an op: its kernel on the CPU, on any other device, and its shape rule."""
+Kernel = Callable[..., Any]
+
+
+def register(schema: str, cpu: Kernel, other: Kernel, fake: Kernel, cuda: Kernel | None = None) -> None:
+    """Define an op: its kernel on the CPU, on any other device, its shape rule, and its kernel on CUDA devices if any."""
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, cpu, "CPU")
     _LIBRARY.impl(name, other, "CompositeExplicitAutograd")
+    if cuda is not None:
+        _LIBRARY.impl(name, functools.partial(_on_cuda, name, cuda, other), "CUDA")
     torch.library.register_fake(f"pyprune_fast::{name}", fake, lib=_LIBRARY)
+
+
+def _on_cuda(name: str, cuda: Kernel, other: Kernel, *arguments: Any) -> Any:
+    if trouble := _native.cuda_trouble():
+        _say_once(f"{name}: CUDA tensors are done in plain torch, which is slower: {trouble}")
+        return other(*arguments)
+    return cuda(*arguments)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+def stream_of(x: Tensor) -> int:
+    """The stream that work on x is queued on."""
+    return torch.cuda.current_stream(x.device).cuda_stream
+
+
+def workspace(x: Tensor, size: int) -> Tensor:
+    """So many bytes on x's device, for as long as the stream needs them."""
+    return torch.empty(size, dtype=torch.uint8, device=x.device)
+
+
+def can_look(x: Tensor) -> bool:
+    """May values of x decide what happens next? Not while a graph is compiled or captured."""
+    compiling = torch.compiler.is_compiling() or x.is_meta
+    return not compiling and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def in_place_fake(*arguments: Any) -> None:
@@ -56,7 +93,7 @@ def classes(op: str, x: Tensor, labels: Any, num_classes: int | None, into: Tens
         raise ValueError(f"{op}: num_classes: wanted the number of classes together with labels, got None")
     K = check_count(op, "num_classes", num_classes, 1)
     labels = labels.to(torch.int64).contiguous()
-    if not torch.compiler.is_compiling() and labels.numel() and not labels.is_meta:
+    if labels.numel() and can_look(labels):
         low, high = labels.min().item(), labels.max().item()
         if low < 0 or high >= K:
             raise ValueError(f"{op}: labels: wanted values in 0..{K - 1}, got {low}..{high}")

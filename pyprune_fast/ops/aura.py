@@ -12,14 +12,35 @@ from pyprune_fast._checks import check_devices
 from pyprune_fast.levels import Levels
 from pyprune_fast.neighborhood import Neighborhood, half_offsets
 
-from ._common import activation, classes, counts_or_zeros, in_place_fake, nans_or_zeros, refuse_nans, register
+from ._common import (
+    activation,
+    classes,
+    counts_or_zeros,
+    in_place_fake,
+    nans_or_zeros,
+    refuse_nans,
+    register,
+    stream_of,
+    workspace,
+)
 
 
 def _aura_counts_cpu(
     x: Tensor, edges: Tensor, offsets: list[int], periodic: bool, labels: Tensor | None, counts: Tensor, nans: Tensor
 ) -> None:
-    triples = list(zip(offsets[0::3], offsets[1::3], offsets[2::3], strict=True))
-    _native.cpu.aura_counts(x, edges, triples, periodic, labels, counts, nans, torch.get_num_threads())
+    _native.cpu.aura_counts(x, edges, _triples(offsets), periodic, labels, counts, nans, torch.get_num_threads())
+
+
+def _aura_counts_cuda(
+    x: Tensor, edges: Tensor, offsets: list[int], periodic: bool, labels: Tensor | None, counts: Tensor, nans: Tensor
+) -> None:
+    arguments = (x, edges, _triples(offsets), periodic, labels, counts)
+    memory = workspace(x, _native.cuda.aura_counts_workspace(*arguments))
+    _native.cuda.aura_counts(*arguments, nans, memory, stream_of(x))
+
+
+def _triples(offsets: list[int]) -> list[tuple[int, int, int]]:
+    return list(zip(offsets[0::3], offsets[1::3], offsets[2::3], strict=True))
 
 
 register(
@@ -28,6 +49,7 @@ register(
     _aura_counts_cpu,
     reference.aura_counts,
     in_place_fake,
+    _aura_counts_cuda,
 )
 
 

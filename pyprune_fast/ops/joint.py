@@ -11,11 +11,26 @@ from pyprune_fast import _native, reference
 from pyprune_fast._checks import check_devices
 from pyprune_fast.levels import Levels
 
-from ._common import activation, classes, counts_or_zeros, in_place_fake, nans_or_zeros, refuse_nans, register
+from ._common import (
+    activation,
+    classes,
+    counts_or_zeros,
+    in_place_fake,
+    nans_or_zeros,
+    refuse_nans,
+    register,
+    stream_of,
+    workspace,
+)
 
 
 def _joint_counts_cpu(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:
     _native.cpu.joint_counts(x, edges, labels, counts, nans, torch.get_num_threads())
+
+
+def _joint_counts_cuda(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:
+    memory = workspace(x, _native.cuda.joint_counts_workspace(labels, counts))
+    _native.cuda.joint_counts(x, edges, labels, counts, nans, memory, stream_of(x))
 
 
 register(
@@ -23,6 +38,7 @@ register(
     _joint_counts_cpu,
     reference.joint_counts,
     in_place_fake,
+    _joint_counts_cuda,
 )
 
 

@@ -11,11 +11,16 @@ from pyprune_fast import _native, reference
 from pyprune_fast._checks import CORRECTIONS, Correction, check_choice, check_devices
 from pyprune_fast.levels import Levels
 
-from ._common import activation, counts_or_zeros, in_place_fake, nans_or_zeros, refuse_nans, register
+from ._common import activation, counts_or_zeros, in_place_fake, nans_or_zeros, refuse_nans, register, stream_of, workspace
 
 
 def _pair_counts_cpu(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
     _native.cpu.pair_counts(x, edges, counts, nans, torch.get_num_threads())
+
+
+def _pair_counts_cuda(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
+    memory = workspace(x, _native.cuda.pairs_workspace(x, edges))
+    _native.cuda.pair_counts(x, edges, counts, nans, memory, stream_of(x))
 
 
 def _pair_information_fake(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
@@ -28,17 +33,26 @@ def _pair_information_cpu(x: Tensor, edges: Tensor, miller_madow: bool, nans: Te
     return out
 
 
+def _pair_information_cuda(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
+    out = _pair_information_fake(x, edges, miller_madow, nans)
+    memory = workspace(x, _native.cuda.pairs_workspace(x, edges))
+    _native.cuda.pair_information(x, edges, miller_madow, out, nans, memory, stream_of(x))
+    return out
+
+
 register(
     "pair_counts(Tensor x, Tensor edges, Tensor(a!) counts, Tensor(b!) nans) -> ()",
     _pair_counts_cpu,
     reference.pair_counts,
     in_place_fake,
+    _pair_counts_cuda,
 )
 register(
     "pair_information(Tensor x, Tensor edges, bool miller_madow, Tensor(a!) nans) -> Tensor",
     _pair_information_cpu,
     reference.pair_information,
     _pair_information_fake,
+    _pair_information_cuda,
 )
 
 

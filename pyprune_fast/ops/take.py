@@ -10,7 +10,7 @@ from torch import Tensor
 from pyprune_fast import _native, reference
 from pyprune_fast._checks import as_tensor, check_devices, check_dtype, describe
 
-from ._common import register
+from ._common import can_look, register, stream_of
 
 
 def _take_fake(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
@@ -28,11 +28,28 @@ def _take_cpu(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     return out
 
 
+def _take_cuda(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    _check_within("rows", rows, x.shape[0])
+    _check_within("columns", columns, x.shape[min(1, x.ndim - 1)])
+    out = _take_fake(x, rows, columns)
+    _native.cuda.take(x, rows, columns, out, stream_of(x))
+    return out
+
+
+def _check_within(name: str, index: Tensor | None, extent: int) -> None:
+    if index is None or not index.numel() or not can_look(index):
+        return
+    low, high = index.min().item(), index.max().item()
+    if low < 0 or high >= extent:
+        raise ValueError(f"take: {name}: wanted indices in 0..{extent - 1}, got {low}..{high}")
+
+
 register(
     "take(Tensor x, Tensor? rows, Tensor? columns) -> Tensor",
     _take_cpu,
     reference.take,
     _take_fake,
+    _take_cuda,
 )
 
 

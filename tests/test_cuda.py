@@ -1,0 +1,113 @@
+"""The CUDA kernels on a device: equal to the CPU's counts on any stream, in a graph, on any device. See bench/gpu/run.sh."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import LAYOUTS, Case, cases, edges, laid_out, thorough, values
+from torch import Tensor
+
+from pyprune_fast import Levels, _native, ops
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or _native.cuda_trouble() != "", reason="no CUDA device, or no kernels for it"
+)
+
+
+def there(x: Tensor, device: str = "cuda") -> Tensor:
+    """The same values on the device, with the same strides."""
+    whole = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0).to(device)
+    return whole.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+def counted(case: Case, x: Tensor, merged: bool = False) -> tuple[Tensor, ...]:
+    """Aura, joint and pair counts and their NaN counters, on x's device."""
+    levels = case.levels.to(x.device)
+    labels = None if case.labels is None else case.labels.to(x.device)
+    nans = torch.zeros(3, x.shape[1], dtype=torch.int64, device=x.device)
+    options = {
+        "neighborhood": case.offsets,
+        "periodic": case.periodic,
+        "merge_offsets": merged,
+        "num_classes": case.num_classes,
+    }
+    aura = ops.aura_counts(x, levels, labels=labels, nans=nans[0], **options)
+    joint = ops.joint_counts(x, levels, labels, case.num_classes, nans=nans[1])
+    pairs = ops.pair_counts(x, levels, nans=nans[2])
+    return aura, joint, pairs, nans if case.offsets else nans[1:]
+
+
+def random_case(layout: str = "contiguous") -> Case:
+    levels = Levels(edges(16, 16, seed=1))
+    x = laid_out(values(levels, (3, 16, 24, 20), torch.bfloat16, seed=2, nan=True), layout)
+    return Case(x, levels, torch.tensor([0, 1, 0]), 2, ((0, 1), (1, -1), (1, 0)), periodic=False)
+
+
+def same(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(one, other, strict=True))
+
+
+@thorough
+@given(cases(nan=True), st.booleans())
+def test_equal_to_the_cpu(case: Case, merged: bool) -> None:
+    assert same(counted(case, there(case.x), merged), counted(case, case.x, merged))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_and_take(layout: str) -> None:
+    case = random_case(layout)
+    assert same(counted(case, there(case.x)), counted(case, case.x))
+    rows, columns = torch.tensor([2, 0, 0]), torch.tensor([15, 3, 4])
+    taken = ops.take(there(case.x), rows.cuda(), columns.cuda())
+    assert torch.equal(taken.cpu().view(torch.int16), ops.take(case.x, rows, columns).view(torch.int16))
+    with pytest.raises(ValueError, match=r"^take: rows: wanted indices in 0\.\.2, got 0\.\.3$"):
+        ops.take(there(case.x), torch.tensor([3, 0], device="cuda"))
+
+
+@pytest.mark.parametrize("correction", ["plug-in", "miller-madow"])
+def test_information(correction: str) -> None:
+    case = random_case()
+    x, nans = case.x.nan_to_num(), torch.zeros(16, dtype=torch.int64)
+    information = ops.pair_information(there(x), case.levels.to("cuda"), correction=correction).cpu()
+    assert (information - ops.pair_information(x, case.levels, correction=correction, nans=nans)).abs().le(256 * 2.0**-52).all()
+
+
+def test_on_a_side_stream() -> None:
+    case = random_case()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        x = there(case.x)
+        torch.cuda._sleep(10**8)  # what is queued on another stream must not be overtaken
+        x.neg_().neg_()
+        result = counted(case, x)
+    stream.synchronize()
+    assert same(result, counted(case, case.x))
+
+
+def test_in_a_graph() -> None:
+    case = random_case()
+    x, levels = there(case.x), case.levels.to("cuda")
+    counts = torch.zeros(16, 1, 3, 16, 16, dtype=torch.int64, device="cuda")
+    nans = torch.zeros(16, dtype=torch.int64, device="cuda")
+    options = {"neighborhood": case.offsets, "into": counts, "nans": nans}
+    ops.aura_counts(x, levels, **options)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ops.aura_counts(x, levels, **options)
+    counts.zero_()
+    for _ in range(3):
+        graph.replay()
+    torch.cuda.synchronize()
+    once = ops.aura_counts(case.x, case.levels, neighborhood=case.offsets, nans=nans.cpu())
+    assert torch.equal(counts.cpu(), 3 * once)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
+def test_on_the_second_device() -> None:
+    case = random_case()
+    before = torch.cuda.current_device()
+    assert same(counted(case, there(case.x, "cuda:1")), counted(case, case.x))
+    assert torch.cuda.current_device() == before
