@@ -87,6 +87,7 @@ def machine() -> dict[str, Any]:
 
     return {
         "cpu": model or platform.machine(),
+        "threads": torch.get_num_threads(),
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
         "date": date.today().isoformat(),
         **{k: v for k, v in build_info().items() if k in ("pyprune_fast", "torch", "isa")},

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import given
-from strategies import Case, cases
+from hypothesis import strategies as st
+from strategies import FLOATS, Case, cases, edges, values
 
 from pyprune_fast import Levels, _cpu, ops, reference
 from pyprune_fast._native import build_info
@@ -57,21 +58,35 @@ def test_levels_race(case: Case) -> None:
 
 @pytest.mark.parametrize("num_levels", [2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65, 128, 129, 255, 256])
 @pytest.mark.parametrize("isa", OFFERED)
-def test_every_edge_every_tail(isa: str, num_levels: int) -> None:
+@pytest.mark.parametrize("many", [False, True])  # few values are searched without a grid
+def test_every_edge_every_tail(many: bool, isa: str, num_levels: int) -> None:
     """Values on, just under and just over each edge, at every position of a vector: against a plain count of edges."""
     torch.manual_seed(0)
-    edges = torch.randn(1, num_levels - 1).sort(1).values
+    edges = torch.randn(1, num_levels - 1).sort(1).values if num_levels % 2 else Levels.uniform(-1, 1, count=num_levels).edges
     around = torch.cat([edges, edges.nextafter(torch.tensor(-9e9)), edges.nextafter(torch.tensor(9e9))], 1)
     ends = torch.tensor([[float("inf"), -float("inf"), float("nan"), 0.0, -0.0]])
     _cpu.set_isa(isa)
     for start in (0, 1, 5):
         x = torch.cat([around, ends, around.flip(1)], 1)[:, start:]
+        x = x.repeat(1, 1 + 2 * 2048 // x.shape[1]) if many else x
         finite = x[~x.isnan()]
         wanted = torch.bincount((edges[0][None] < finite[:, None]).sum(1), minlength=num_levels)
         nans = torch.zeros(1, dtype=torch.int64)
         got = ops.joint_counts(x[:, None], Levels(edges), nans=nans)
         assert torch.equal(got[0, 0], wanted)
         assert nans.item() == x.isnan().sum().item()
+
+
+@given(st.integers(2, 34), st.integers(0, 2**20), st.sampled_from(FLOATS), st.booleans())
+def test_grids_race(num_levels: int, seed: int, dtype: torch.dtype, uniform: bool) -> None:
+    """Many values, on edges and next to them, for grids that separate the edges and for edges that none does."""
+    levels = Levels.uniform(-1, seed / 1000, count=num_levels, channels=2) if uniform else Levels(edges(2, num_levels, seed))
+    x = values(levels, (2100, 2), dtype, seed + 1, nan=True)
+    counts = []
+    for isa in OFFERED:
+        _cpu.set_isa(isa)
+        counts.append(ops.joint_counts(x, levels, nans=torch.zeros(2, dtype=torch.int64)))
+        assert torch.equal(counts[0], counts[-1])
 
 
 @pytest.mark.parametrize("isa", OFFERED)
