@@ -77,6 +77,20 @@ def test_every_edge_every_tail(many: bool, isa: str, num_levels: int) -> None:
         assert nans.item() == x.isnan().sum().item()
 
 
+@pytest.mark.parametrize("num_levels", [3, 8, 16, 40])
+@pytest.mark.parametrize("isa", OFFERED)
+def test_tails_of_pairs(isa: str, num_levels: int) -> None:
+    """Numbers of sites round every width that a kernel reads at once."""
+    torch.manual_seed(0)
+    _cpu.set_isa(isa)
+    levels = Levels.uniform(0, 1, count=num_levels, channels=3)
+    for sites in (1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 511, 512, 513):
+        x = torch.rand(1, 3, sites)
+        counts = torch.zeros(3, 3, num_levels, num_levels, dtype=torch.int64)
+        reference.pair_counts(x, levels.edges, counts, torch.zeros(3, dtype=torch.int64))
+        assert torch.equal(ops.pair_counts(x, levels), counts)
+
+
 @given(st.integers(2, 34), st.integers(0, 2**20), st.sampled_from(FLOATS), st.booleans())
 def test_grids_race(num_levels: int, seed: int, dtype: torch.dtype, uniform: bool) -> None:
     """Many values, on edges and next to them, for grids that separate the edges and for edges that none does."""
