@@ -82,7 +82,7 @@ def same(one: Counted, other: Counted) -> bool:
 
 
 @few
-@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((2 << 10, 16 << 10, SHARED)))
+@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((4 << 10, 16 << 10, SHARED)))
 def test_aura_of_any_shape(case: Case, merged: bool, schedule: int, shared: int) -> None:
     """Memory for all at once, for tables in parts, and for no table at all."""
     with device(schedule, shared_bytes=shared) as emulation:
