@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import oracle
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from simd import OFFERED
 from strategies import laid_out, picked, thorough, threads
 
 from pyprune_fast import _cpu, ops, reference
@@ -19,14 +19,6 @@ from pyprune_fast.estimators.entropy import entropy, information
 # Both sides of the switch from the table to the logarithm, powers of two and their neighbours, and the largest by far.
 COUNTS = torch.tensor([0, 0, 0, 1, 2, 3, 7, 100, 4094, 4095, 4096, 4097, 5792, 5793, 2**20 - 1, 2**20, 10**9, 2**38 + 1])
 CORRECTIONS = ("plug-in", "miller-madow")
-OFFERED = ("portable", "avx2", "avx512", "amx")[: ("portable", "avx2", "avx512", "amx").index(_cpu.highest_isa()) + 1]
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    before = _cpu.isa()
-    yield
-    _cpu.set_isa(before)
 
 
 def tolerance(counts: torch.Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,11 @@ import oracle
 import pytest
 import torch
 from hypothesis import given
+from simd import OFFERED
 from strategies import FLOATS, LAYOUTS, Case, cases, laid_out, thorough, threads
 from torch import Tensor
 
 from pyprune_fast import _cpu, ops, reference
-
-ALL = ("portable", "avx2", "avx512", "amx")
-OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    before = _cpu.isa()
-    yield
-    _cpu.set_isa(before)
 
 
 def same(a: ops.Extremes, b: ops.Extremes) -> bool:

@@ -6,27 +6,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from simd import OFFERED
 from strategies import FLOATS, Case, cases, edges, values
 
 from pyprune_fast import Levels, _cpu, ops, reference
 from pyprune_fast._native import build_info
 from pyprune_fast.neighborhood import half_offsets, moore
-
-ALL = ("portable", "avx2", "avx512", "vbmi", "amx")
-OFFERED = ALL[: ALL.index(_cpu.highest_isa()) + 1]
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    before = _cpu.isa()
-    yield
-    _cpu.set_isa(before)
 
 
 def counted(case: Case, isa: str) -> list[torch.Tensor]:

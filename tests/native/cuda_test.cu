@@ -13,6 +13,7 @@
 #include "../../csrc/core/pairs.h"
 #include "../../csrc/core/take.h"
 #include "../../csrc/cuda/launch.cuh"
+#include "expect.h"
 
 using namespace ppf;
 
@@ -48,15 +49,6 @@ struct Memory {
   int64_t bytes;
   void* data;
 };
-
-int failures = 0;
-
-template <class T>
-void expect_equal(const char* what, int L, const std::vector<T>& got, const std::vector<T>& wanted) {
-  if (got == wanted) return;
-  std::printf("%s differs at L = %d\n", what, L);
-  ++failures;
-}
 
 struct Input {
   int64_t N, C, H, W, K = 2;

@@ -14,20 +14,12 @@
 #include "../../csrc/core/norms.h"
 #include "../../csrc/core/pairs.h"
 #include "../../csrc/core/take.h"
+#include "expect.h"
 #include "views.h"
 
 using namespace ppf;
 
 namespace {
-
-int failures = 0;
-
-template <class T>
-void expect_equal(const char* what, int L, const std::vector<T>& got, const std::vector<T>& wanted) {
-  if (got == wanted) return;
-  std::printf("%s differs at L = %d\n", what, L);
-  ++failures;
-}
 
 void test_counts(int L, bool periodic) {
   const int64_t N = 5, C = 19, H = 9, W = 13, K = 2, S = H * W;
