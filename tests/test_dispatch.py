@@ -70,7 +70,7 @@ def test_without_a_device_plain_torch_does_it_and_says_so_once(monkeypatch: pyte
     _common._say_once.cache_clear()
     calls: list[str] = []
     kernels = (lambda: calls.append("cuda"), lambda: calls.append("other"))
-    with pytest.warns(RuntimeWarning, match=r"^an_op: CUDA tensors are done in plain torch, which is slower: no driver$"):
+    with pytest.warns(RuntimeWarning, match=r"^an_op: cuda tensors are done in plain torch, which is slower: no driver$"):
         _common._on_cuda("an_op", *kernels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -78,6 +78,17 @@ def test_without_a_device_plain_torch_does_it_and_says_so_once(monkeypatch: pyte
         monkeypatch.setattr(_native, "cuda_trouble", lambda: "")
         _common._on_cuda("an_op", *kernels)
     assert calls == ["other", "other", "cuda"]
+
+
+def test_a_device_without_a_kernel_is_said_once() -> None:
+    _common._say_once.cache_clear()
+    x, factor = torch.zeros(2, device="meta"), None
+    text = r"^an_op: meta tensors are done in plain torch, which is slower: there is no kernel for them$"
+    with pytest.warns(RuntimeWarning, match=text):
+        assert _common._elsewhere("an_op", lambda *arguments: arguments, factor, x) == (factor, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _common._elsewhere("an_op", lambda *arguments: None, x)
 
 
 def test_trouble_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What others offer on a GPU for the same counts of level pairs at the axial offsets: torch in three ways, and plain CuPy."""
+"""What others offer on a GPU for counts of level pairs at the axial offsets: torch in three ways, plain CuPy, and glcm-cupy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pyprune_fast import Levels, reference
+
+GLCM_CUPY = "glcm-cupy (levels given, no sum over images but ours)"
 
 # One launch an offset, one thread a site, one global atomic a pair: what one writes first.
 CUPY_SOURCE = """
@@ -28,9 +30,9 @@ extern "C" __global__ void aura(const float* x, const float* edges, unsigned lon
 """
 
 
-def contestants(x: Tensor, levels: Levels) -> dict[str, Callable[[], Any]]:
-    """Name -> call for (C, 2, L, L) counts of maps x (N, C, H, W)."""
-    calls: dict[str, Callable[[], Any]] = {
+def contestants(x: Tensor, levels: Levels) -> dict[str, Callable[[], Tensor]]:
+    """Name -> call for (C, 2, L, L) counts of maps x (N, C, H, W); those of `in_windows` count only some of the pairs."""
+    calls: dict[str, Callable[[], Tensor]] = {
         "torch bincount": lambda: _by_reference(x, levels),
         "torch histc (levels given)": _by_cells(x, levels, lambda cell, n: torch.histc(cell.float(), n, 0, n - 1).long()),
         "torch one-hot matmul (levels given)": _by_one_hot(x, levels),
@@ -40,7 +42,21 @@ def contestants(x: Tensor, levels: Levels) -> dict[str, Callable[[], Any]]:
     except ImportError:
         return calls
     calls["CuPy, a kernel an offset"] = _by_cupy(cupy, x.float().contiguous(), levels)
+    try:
+        import glcm_cupy
+    except ImportError:
+        return calls
+    calls[GLCM_CUPY] = by_glcm_cupy(cupy, glcm_cupy, x, levels)
     return calls
+
+
+def in_windows(x: Tensor, levels: Levels) -> Tensor:
+    """(C, 2, L, L) counts as glcm-cupy makes them: both ways, of the sites of the largest odd square and their neighbours."""
+    D, L = _window(x), levels.count
+    pairs = [(site[..., :D, :D], neighbor[..., :D, :D]) for site, neighbor in _pairs_of(_levels_of(x, levels))]
+    tables = [[torch.bincount(c, minlength=L * L) for c in (s * L + n).flatten(1)] for s, n in pairs]
+    counts = torch.stack([torch.stack(table) for table in tables], 1).reshape(x.shape[1], 2, L, L)
+    return counts + counts.mT
 
 
 def _by_reference(x: Tensor, levels: Levels) -> Tensor:
@@ -79,6 +95,33 @@ def _by_one_hot(x: Tensor, levels: Levels) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         return torch.stack([one_hot(s).transpose(1, 2) @ one_hot(n) for s, n in _pairs_of(q)], 1).long()
+
+    return run
+
+
+def _window(x: Tensor) -> int:
+    """Side of the largest odd square whose sites all have a right and a lower neighbour."""
+    side = min(x.shape[-2:]) - 1
+    return side - 1 + side % 2
+
+
+def by_glcm_cupy(cupy: Any, glcm_cupy: Any, x: Tensor, levels: Levels) -> Callable[[], Tensor]:
+    """glcm-cupy on levels that are given: a window a map, which is the most that its windows let it do at once."""
+    q, L, D = _levels_of(x, levels).to(torch.uint8), levels.count, _window(x)
+    (C, N), cells = q.shape[:2], D * D
+    pairs = [
+        [cupy.from_dlpack(side[..., :D, :D].reshape(C * N, cells).contiguous()) for side in sides] for sides in _pairs_of(q)
+    ]
+    feature = glcm_cupy.conf.Features.ASM  # the least it can be asked for
+    counter = glcm_cupy.GLCM(radius=D // 2, bin_from=L, bin_to=L, max_partition_size=C * N, features=(feature,), verbose=False)
+
+    def run() -> Tensor:
+        tables = []
+        for site, neighbor in pairs:
+            counter.glcm_ij(site, neighbor)
+            shares = torch.utils.dlpack.from_dlpack(counter.ar_glcm).reshape(C, N, L, L)
+            tables.append((shares * (2 * cells)).round().long().sum(1))
+        return torch.stack(tables, 1)
 
     return run
 

@@ -1,8 +1,8 @@
 """What all ops share: registration with torch, and the arguments of the counting ops.
 
 An op is a torch custom op `torch.ops.pyprune_fast.*` with a schema and a shape rule, so that torch.compile, torch.export and
-FakeTensor know it. CPU tensors go to the C++ kernels and CUDA tensors to the CUDA kernels; other devices, and CUDA tensors
-where those kernels do not work, to reference.py, in plain torch.
+FakeTensor know it. CPU tensors go to the C++ kernels and CUDA tensors to the CUDA kernels; where there is no kernel, or it
+does not work, tensors go to reference.py, in plain torch, and that is said once.
 """
 
 from __future__ import annotations
@@ -30,15 +30,21 @@ def register(schema: str, cpu: Kernel, other: Kernel, fake: Kernel, cuda: Kernel
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, other, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, functools.partial(_elsewhere, name, other), "CompositeExplicitAutograd")
     if cuda is not None:
         _LIBRARY.impl(name, functools.partial(_on_cuda, name, cuda, other), "CUDA")
     torch.library.register_fake(f"pyprune_fast::{name}", fake, lib=_LIBRARY)
 
 
+def _elsewhere(name: str, other: Kernel, *arguments: Any) -> Any:
+    device = next(a.device.type for a in arguments if isinstance(a, Tensor))
+    _say_once(f"{name}: {device} tensors are done in plain torch, which is slower: there is no kernel for them")
+    return other(*arguments)
+
+
 def _on_cuda(name: str, cuda: Kernel, other: Kernel, *arguments: Any) -> Any:
     if trouble := _native.cuda_trouble():
-        _say_once(f"{name}: CUDA tensors are done in plain torch, which is slower: {trouble}")
+        _say_once(f"{name}: cuda tensors are done in plain torch, which is slower: {trouble}")
         return other(*arguments)
     return cuda(*arguments)
 
