@@ -7,6 +7,7 @@ residual blocks. `find_taps` finds that module by following the layer's output t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -126,6 +127,44 @@ class _Call:
     output: object
 
 
+class _Calls:
+    """The calls of the layers and of all modules without children in one forward pass in eval mode, in their order."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], inputs: Any) -> None:
+        self._calls: list[_Call] = []
+
+        def record(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                self._calls.append(_Call(name, module, inputs[0] if inputs else None, output))
+
+            return hook
+
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+                if name in layers or not any(module.children()):
+                    stack.callback(module.register_forward_hook(record(name)).remove)
+            with eval_mode(model):
+                model(inputs)
+        self._times = Counter(call.name for call in self._calls)
+        self.of_layers = [index for index, call in enumerate(self._calls) if call.name in layers]
+
+    def __getitem__(self, index: int) -> _Call:
+        return self._calls[index]
+
+    def followed(self, index: int, kinds: tuple[type[nn.Module], ...]) -> int | None:
+        """The first later call of a module of these kinds, called once, that takes this call's output as it is."""
+        output = self._calls[index].output
+        for later in range(index + 1, len(self._calls)):
+            call = self._calls[later]
+            if call.input is not output:
+                continue
+            if isinstance(call.module, kinds) and self._times[call.name] == 1:
+                return later
+            if call.output is output:  # changed in place: what comes later sees another map
+                return None
+        return None
+
+
 def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "activation") -> dict[str, str]:
     """Where to look at each layer's channels.
 
@@ -146,45 +185,39 @@ def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "
         ValueError: unknown tap.
     """
     check_choice("find_taps", "tap", tap, ("activation", "layer"))
-    calls: list[_Call] = []
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            calls.append(_Call(name, module, inputs[0] if inputs else None, output))
-
-        return hook
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name in layers or not any(module.children()):
-                stack.callback(module.register_forward_hook(record(name)).remove)
-        with eval_mode(model):
-            model(inputs)
-    times: dict[str, int] = {}
-    for call in calls:
-        times[call.name] = times.get(call.name, 0) + 1
-
-    def followed(index: int, kinds: tuple[type[nn.Module], ...]) -> int | None:
-        output = calls[index].output
-        for later in range(index + 1, len(calls)):
-            call = calls[later]
-            if call.input is not output:
-                continue
-            if isinstance(call.module, kinds) and times[call.name] == 1:
-                return later
-            if call.output is output:  # changed in place: what comes later sees another map
-                return None
-        return None
-
+    calls = _Calls(model, layers, inputs)
     taps = {}
-    for index, call in enumerate(calls):
-        if call.name not in layers:
-            continue
+    for index in calls.of_layers:
         reached = index
         if tap == "activation":
-            norm = followed(index, _NORMS)
+            norm = calls.followed(index, _NORMS)
             reached = index if norm is None else norm
-            activation = followed(reached, _ACTIVATIONS)
+            activation = calls.followed(reached, _ACTIVATIONS)
             reached = reached if activation is None else activation
-        taps[call.name] = calls[reached].name
+        taps[calls[index].name] = calls[reached].name
     return taps
+
+
+def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any) -> dict[str, str]:
+    """The BatchNorm that normalises each layer's channels: right after the layer, or after its activation module.
+
+    Found by following the layer's output through one forward pass, as in find_taps; what passes through a function (F.relu,
+    an add) before its BatchNorm is not followed.
+
+    Args:
+        model: runs once on `inputs`, in eval mode.
+        layers: names of the layers.
+        inputs: what the model takes; a batch of one will do.
+
+    Returns:
+        layer name -> name of the BatchNorm; layers without one, or that the pass did not run, are left out.
+    """
+    calls = _Calls(model, layers, inputs)
+    norms = {}
+    for index in calls.of_layers:
+        norm = calls.followed(index, _NORMS)
+        if norm is None and (activation := calls.followed(index, _ACTIVATIONS)) is not None:
+            norm = calls.followed(activation, _NORMS)
+        if norm is not None:
+            norms[calls[index].name] = calls[norm].name
+    return norms

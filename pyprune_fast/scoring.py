@@ -148,12 +148,9 @@ def score_weights(model: nn.Module, norm: int = 1, *, layers: Sequence[str] | No
     if norm not in (1, 2):
         raise ValueError(f"score_weights: norm: wanted 1 or 2, got {norm!r}")
     scores = {}
-    for name in _weighted_layers(model, layers):
+    for name in weighted_layers(model, layers):
         layer = model.get_submodule(name)
-        weight: Any = layer.weight
-        if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...): to (out, in / groups, ...)
-            weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-        sums = ops.norms(weight, norm)[0].double().cpu()
+        sums = ops.norms(by_output(layer, layer.weight), norm)[0].double().cpu()
         scores[name] = sums if norm == 1 else sums.sqrt()
     return Scores(scores, f"L{norm}")
 
@@ -171,14 +168,14 @@ def score_random(model: nn.Module, seed: int = 0, *, layers: Sequence[str] | Non
     """
     generator = torch.Generator().manual_seed(seed)
     scores = {}
-    for name in _weighted_layers(model, layers):
+    for name in weighted_layers(model, layers):
         layer = model.get_submodule(name)
         channels = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
         scores[name] = torch.rand(channels, generator=generator, dtype=torch.float64)  # type: ignore[arg-type]
     return Scores(scores, "random")
 
 
-def _weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+def weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     """The named layers, checked; by default all convolutions and linear layers."""
     kinds = (*CONVOLUTIONS, nn.Linear)
     names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
@@ -187,6 +184,13 @@ def _weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str
     if unknown := [name for name in layers if name not in names]:
         raise ValueError(f"layers: wanted names of convolutions or linear layers, got {unknown}")
     return list(layers)
+
+
+def by_output(layer: nn.Module, weight: Any) -> Tensor:
+    """A layer's weight, or anything of its shape, with output channels first: (out, in / groups, ...)."""
+    if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...)
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight  # type: ignore[no-any-return]
 
 
 def _criteria(model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Tensor) -> dict[str, Estimator]:
@@ -200,7 +204,7 @@ def _criteria(model: nn.Module, layers: Sequence[str] | None, criterion: Estimat
         def update(self, x: Tensor, labels: object = None) -> None:
             sites[self.name] = x.shape[2:].numel()
 
-    names = _weighted_layers(model, layers)
+    names = weighted_layers(model, layers)
     with eval_mode(model), observe(model, {name: Sites(name) for name in names}):
         model(example)
     criteria: dict[str, Estimator] = {}

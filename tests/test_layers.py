@@ -24,7 +24,7 @@ LAYERS = (
     ("_native", "reference", "jit"),
     ("ops",),
     ("estimators",),
-    ("observe", "distributed", "scoring"),
+    ("observe", "distributed", "scoring", "baselines"),
     ("graph", "slicing"),
     ("prune",),
     ("report", "demo", "cli"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyprune_fast import AuraEntropy, ChannelInformation, Levels, observe
-from pyprune_fast.observe import eval_mode, find_taps
+from pyprune_fast.observe import eval_mode, find_norms, find_taps
 
 
 class Recorder:
@@ -277,3 +277,27 @@ def test_find_taps_cleans_up_after_an_error() -> None:
         find_taps(model, ["0"], X[:, :, :5])
     assert not any(hooks(model).values())
     assert all(module.training for module in model.modules())
+
+
+NORMS = {
+    "conv-bn-relu": {"0": "1"},
+    "conv-bn-relu in place": {"0": "1"},
+    "conv-relu": {},
+    "conv-relu-bn": {"0": "2"},
+    "conv-relu-bn in place": {"0": "2"},
+    "nested": {"0.0": "0.1"},
+    "functional relu": {"conv": "bn"},
+    "add before relu": {},
+    "block with one relu in place": {"conv0": "bn0", "conv1": "bn1", "conv2": "bn2"},
+    "own relu in a block": {"conv1": "bn1", "conv2": "bn2"},
+}
+
+
+@pytest.mark.parametrize("case", NORMS)
+def test_find_norms(case: str) -> None:
+    model = CASES[case][0]
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    modes = [module.training for module in model.modules()]
+    assert find_norms(model, layers, X) == NORMS[case]
+    assert not any(hooks(model).values())
+    assert [module.training for module in model.modules()] == modes

@@ -1,0 +1,6 @@
+"""Baselines for studies: what other papers score channels by. All return `Scores`; higher keeps."""
+
+from .taylor import score_taylor
+from .weights import score_bn_scale, score_fpgm
+
+__all__ = ["score_bn_scale", "score_fpgm", "score_taylor"]
