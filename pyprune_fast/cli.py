@@ -60,11 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--data-folder", metavar="DIR", help="the usual CIFAR-10 files, instead of a download")
     what = prune.add_argument_group("what to cut")
-    what.add_argument("--criterion", default="aura", help="aura, entropy, channel, l1, l2 or random")
-    what.add_argument("--against", default="l1,random", metavar="LIST", help='criteria to compare with; "" for none')
+    what.add_argument("--criterion", default="default", help="default, sae, entropy, channel, taylor, fpgm, l1, l2 or random")
+    what.add_argument("--against", default="sae,l1,random", metavar="LIST", help='criteria to compare with; "" for none')
     what.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.74], metavar="FRACTION", help="one case each")
     what.add_argument("--measure", choices=("macs", "parameters", "channels"), default="macs", help="what the fraction is of")
-    what.add_argument("--ranking", choices=("local", "global"), default="local", help="rank in each layer, or over all")
+    what.add_argument(
+        "--ranking",
+        choices=("local", "global", "curves"),
+        help="each layer loses its share, or rank over all, or where the loss rises least; default: curves for the criterion"
+        ' "default", else local',
+    )
     what.add_argument("--rounds", type=int, default=1, help="approach the target in so many rounds, scoring anew")
     what.add_argument("--min-channels", type=int, default=1, metavar="N", help="kept in every layer")
     what.add_argument("--round-to", type=int, default=1, metavar="N", help="kept widths are multiples of it")

@@ -5,15 +5,18 @@ from pyprune_fast.slicing import Plan
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
-from .loop import CRITERIA, HRel, Pruner, Result, Round
+from .criteria import CRITERIA, score
+from .curves import Curve, loss_curves, plan_by_curves
+from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
-from .tune import accuracy, fast_dtype, fine_tune
+from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
     "Case",
     "Comparison",
     "Cost",
+    "Curve",
     "HRel",
     "Plan",
     "Pruner",
@@ -30,7 +33,11 @@ __all__ = [
     "group_scores",
     "hrel_schedule",
     "latency",
+    "loss_curves",
     "lowest",
+    "mean_loss",
     "peak_memory",
+    "plan_by_curves",
     "plan_for",
+    "score",
 ]

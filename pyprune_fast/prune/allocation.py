@@ -210,7 +210,7 @@ def plan_for(
         removed = allocate(groups, scores, ratio=ratio, ranking=ranking, min_channels=min_channels, round_to=round_to)
         return Plan.of(model, groups, removed)
 
-    measure = _measure(model, groups, example_inputs, target.measure)
+    measure = removed_fraction(model, groups, example_inputs, target.measure)
     reached, ratio, plan = _nearest(plan_at, measure, target)
     remarks = {
         "target": target.measure,
@@ -245,7 +245,9 @@ def _nearest(plan_at: Callable[[float], Plan], measure: Callable[[Plan], float],
     return min((low, high), key=lambda found: abs(found[0] - target.remove))
 
 
-def _measure(model: nn.Module, groups: Sequence[Group], example_inputs: Any, measure: Measure) -> Callable[[Plan], float]:
+def removed_fraction(
+    model: nn.Module, groups: Sequence[Group], example_inputs: Any, measure: Measure
+) -> Callable[[Plan], float]:
     """Gives the function that tells which fraction a plan removes."""
     if measure == "channels":
         total = sum(group.channels for group in groups if not group.fixed)

@@ -66,7 +66,7 @@ def compare(
     model: nn.Module,
     data: Data,
     *,
-    criteria: Sequence[str] = ("aura", "l1", "random"),
+    criteria: Sequence[str] = ("default", "sae", "l1", "random"),
     targets: Sequence[Any],
     batch_sizes: Sequence[int] = (1, 64),
     latency_seconds: float = 0.5,

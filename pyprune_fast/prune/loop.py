@@ -8,27 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pyprune_fast._checks import check_count, describe
-from pyprune_fast.estimators import AuraEntropy, AuraInformation, ChannelInformation, Estimator
+from pyprune_fast._checks import check_choice, check_count, describe
 from pyprune_fast.graph import find_groups
 from pyprune_fast.observe import eval_mode
-from pyprune_fast.scoring import Scores, score_model, score_random, score_weights
+from pyprune_fast.scoring import Scores
 from pyprune_fast.slicing import Cut, Group, Plan, apply
 from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import Ranking, Target, group_scores, hrel_schedule, lowest, plan_for
 from .cost import Cost, count_cost
-from .tune import accuracy, device_of, fine_tune
+from .criteria import Criterion, check_criterion, criterion_name, score
+from .curves import loss_curves, plan_by_curves
+from .tune import accuracy, device_of, fine_tune, mean_loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Criterion = str | Estimator | Callable[[nn.Module], Scores]
+Division = Ranking | Literal["curves"]
 
-CRITERIA = ("aura", "entropy", "channel", "l1", "l2", "random")
+CURVE_IMAGES = 512
 
 
 class Data(Protocol):
@@ -145,17 +146,20 @@ class Pruner:
     Args:
         model: the model; cut and fine-tuned in place by `run`, and brought back by the result's `undo`.
         data: an object with `train`, `calibration` and `test`, iterables of (inputs, labels) batches.
-        criterion: "aura" (AuraInformation, the default), "entropy" (AuraEntropy), "channel" (ChannelInformation), "l1", "l2",
-            "random", an Estimator without levels, or any function from model to Scores. Low scores go first.
+        criterion: a name of `CRITERIA`, an Estimator without levels, or any function from model to Scores. Low scores go first.
         target: what to remove of the dense model, or HRel's recipe.
         rounds: number of rounds; a target is approached in equal steps, and each round scores anew.
-        ranking: "local" (each layer loses its share) or "global" (scores normalised by their layer's mean).
+        ranking: "local" (each layer loses its share), "global" (scores normalised by their layer's mean), or "curves" (where
+            the loss on data.calibration rises least, see prune.curves); None for "curves" with the criterion "default" and
+            "local" with any other. HRel's recipe divides by itself.
         min_channels, round_to: kept widths are at least this, and multiples of that where possible.
         layers: names of the layers to score; groups of other layers keep their channels. Default: as the criterion does.
         steps: fine-tuning steps, divided among the rounds.
         learning_rate, autocast: of the default fine-tuning.
         tune: fine-tunes a model in place; default: SGD on data.train, see prune.tune.fine_tune.
         metric: judges a model, higher is better; default: accuracy on data.test.
+        loss: judges a model, lower is better, for the ranking "curves"; default: cross-entropy on 512 images of
+            data.calibration, see prune.tune.mean_loss.
         seed: of the "random" criterion.
         progress: whether to show progress bars.
 
@@ -179,10 +183,10 @@ class Pruner:
         model: nn.Module,
         data: Data,
         *,
-        criterion: Criterion = "aura",
+        criterion: Criterion = "default",
         target: Target | HRel | None = None,
         rounds: int = 1,
-        ranking: Ranking = "local",
+        ranking: Division | None = None,
         min_channels: int = 1,
         round_to: int = 1,
         layers: Sequence[str] | None = None,
@@ -191,17 +195,19 @@ class Pruner:
         autocast: torch.dtype | None = None,
         tune: Callable[[nn.Module], None] | None = None,
         metric: Callable[[nn.Module], float] | None = None,
+        loss: Callable[[nn.Module], float] | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> None:
         check_data(data)
-        if isinstance(criterion, str) and criterion not in CRITERIA:
-            raise ValueError(f"Pruner: criterion: wanted one of {', '.join(CRITERIA)}, got {criterion!r}")
+        check_criterion("Pruner", criterion)
+        ranking = ranking or ("curves" if criterion == "default" else "local")
+        check_choice("Pruner", "ranking", ranking, ("local", "global", "curves"))
         self.model, self.data = model, data
         self.criterion = criterion
         self.target = target if target is not None else Target("macs", 0.4)
         self.rounds = check_count("Pruner", "rounds", rounds, 1)
-        self.ranking: Ranking = ranking
+        self.ranking: Division = ranking
         self.min_channels, self.round_to = min_channels, round_to
         self.layers = layers
         self.progress = progress
@@ -220,6 +226,11 @@ class Pruner:
 
         self.tune = tune or default_tune
         self.metric = metric or (lambda model: accuracy(model, data.test))
+
+        def default_loss(model: nn.Module) -> float:
+            return mean_loss(model, data.calibration, images=CURVE_IMAGES, autocast=autocast, batch_statistics=True)
+
+        self.loss = loss or default_loss
 
     def run(self, scores: Scores | None = None) -> Result:
         """Prune the model in place.
@@ -240,7 +251,7 @@ class Pruner:
         groups = find_groups(model, example)
         before = count_cost(model, example)
         target = self.target if isinstance(self.target, Target) else None
-        result = Result(model, self._name(), target, self.metric(model), before, before, groups)
+        result = Result(model, criterion_name(self.criterion), target, self.metric(model), before, before, groups)
         result.fingerprint = fingerprint(model)
         try:
             for number in range(self.rounds):
@@ -255,7 +266,9 @@ class Pruner:
     def _round(self, result: Result, number: int, example: Tensor, scores: Scores | None) -> None:
         start = time.perf_counter()
         groups = result.groups if number == 0 else find_groups(self.model, example)
-        scores = scores or self._score()
+        scores = scores or score(
+            self.model, self.data.calibration, self.criterion, layers=self.layers, seed=self.seed, progress=self.progress
+        )
         plan = self._plan(groups, scores, number, result, example)
         result._cuts.append(apply(self.model, plan))
         with eval_mode(self.model):
@@ -277,11 +290,25 @@ class Pruner:
             )
             remove = {name: lowest(by_group[name], count) for name, count in counts.items() if count}
             return Plan.of(self.model, groups, remove, note)
+        target = self._step_target(number, result, groups, example)
+        if self.ranking == "curves":
+            widths = {"min_channels": self.min_channels, "round_to": self.round_to}
+            curves = loss_curves(self.model, groups, by_group, self.loss, progress=self.progress, **widths)
+            return plan_by_curves(
+                self.model,
+                groups,
+                by_group,
+                curves,
+                target=target,
+                example_inputs=example,
+                round_to=self.round_to,
+                note=note,
+            )
         return plan_for(
             self.model,
             groups,
             by_group,
-            target=self._step_target(number, result, groups, example),
+            target=target,
             example_inputs=example,
             ranking=self.ranking,
             min_channels=self.min_channels,
@@ -299,25 +326,6 @@ class Pruner:
         else:
             dense, now = getattr(result.cost_before, measure), getattr(count_cost(self.model, example), measure)
         return Target(measure, max(0.0, 1 - wanted * dense / max(now, 1)))
-
-    def _score(self) -> Scores:
-        criterion = self.criterion
-        if isinstance(criterion, str):
-            estimators = {"aura": AuraInformation, "entropy": AuraEntropy, "channel": ChannelInformation}
-            if criterion in estimators:
-                criterion = estimators[criterion]()
-            elif criterion == "random":
-                return score_random(self.model, self.seed, layers=self.layers)
-            else:
-                return score_weights(self.model, int(criterion[1]), layers=self.layers)
-        if isinstance(criterion, Estimator):
-            return score_model(self.model, self.data.calibration, criterion, layers=self.layers, progress=self.progress)
-        return criterion(self.model)
-
-    def _name(self) -> str:
-        if isinstance(self.criterion, str):
-            return self.criterion
-        return type(self.criterion).__name__ if isinstance(self.criterion, Estimator) else self.criterion.__name__
 
     def _example(self) -> Tensor:
         for inputs, _ in self.data.test:

@@ -1,8 +1,8 @@
-"""The networks and the data of the laboratory: two that come trained, and one that is trained here, once, and kept in the cache.
+"""The networks and the data of the laboratory: two come trained, and one is trained here, once, and kept in the cache.
 
-    cifar10   six convolutions, ReLU before BatchNorm, trained by others: pyprune_fast.demo.cifar10
-    vgg       VGG-16 at a quarter of its width, BatchNorm before ReLU, trained by `train_vgg` on the 50,000 images of CIFAR-10
-    mnist     three convolutions without BatchNorm, trained by others: pyprune_fast.demo.mnist
+cifar10   six convolutions, ReLU before BatchNorm, trained by others: pyprune_fast.demo.cifar10
+vgg       VGG-16 at a quarter of its width, BatchNorm before ReLU, trained by `train_vgg` on the 50,000 images of CIFAR-10
+mnist     three convolutions without BatchNorm, trained by others: pyprune_fast.demo.mnist
 """
 
 from __future__ import annotations
