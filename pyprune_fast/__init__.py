@@ -1,6 +1,6 @@
 """Compiled kernels for structured pruning: spatial aura entropy, mutual information, channel slicing."""
 
-from . import ops
+from . import distributed, ops
 from ._native import build_info
 from .estimators import AuraEntropy, AuraInformation, ChannelInformation, Estimator, LevelCalibration
 from .levels import Levels
@@ -16,6 +16,7 @@ __all__ = [
     "Levels",
     "Scores",
     "build_info",
+    "distributed",
     "observe",
     "ops",
     "score_model",

@@ -1,4 +1,4 @@
-"""The command line: `pyprune-fast prune ...`. Nothing here that the Python API cannot do.
+"""The command line: `pyprune-fast prune ...`, `pyprune-fast score ...`. Nothing here that the Python API cannot do.
 
 Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
 """
@@ -10,13 +10,19 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import build_info
+from . import AuraEntropy, AuraInformation, ChannelInformation, build_info, score_model
+from ._checks import check_count
+from .distributed import first_rank_first, launched, place
+from .levels import MAX_LEVELS
 
+ESTIMATORS = {"aura": AuraInformation, "entropy": AuraEntropy, "channel": ChannelInformation}
 QUICK_STEPS, QUICK_BATCHES = 60, 16
 
 
@@ -51,14 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     prune.set_defaults(run=_prune)
-    own = prune.add_argument_group("your own model and data")
-    own.add_argument("--model", metavar="MODULE:FACTORY", help="factory() gives the trained model")
-    own.add_argument(
-        "--data",
-        metavar="MODULE:FACTORY",
-        help="factory() gives an object with train, calibration and test: iterables of (inputs, labels) batches",
-    )
-    own.add_argument("--data-folder", metavar="DIR", help="the usual CIFAR-10 files, instead of a download")
+    _add_model_and_data(prune)
     what = prune.add_argument_group("what to cut")
     what.add_argument("--criterion", default="default", help="default, sae, entropy, channel, taylor, fpgm, l1, l2 or random")
     what.add_argument("--against", default="sae,l1,random", metavar="LIST", help='criteria to compare with; "" for none')
@@ -82,9 +81,36 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--quick", action="store_true", help="fewer images and steps, only the first case")
     prune.add_argument("--no-progress", action="store_true", help="no progress bars")
 
+    score = commands.add_parser(
+        "score",
+        help="score channels, on one process or, under torchrun, on many",
+        description="Scores every channel on data's calibration images; without --model and --data as prune. Under torchrun the"
+        " ranks share the batches, and what is printed and written is what one process prints and writes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    score.set_defaults(run=_score)
+    _add_model_and_data(score)
+    score.add_argument("--criterion", choices=tuple(ESTIMATORS), default="aura", help="what is computed from the counts")
+    score.add_argument("--levels", type=int, default=None, metavar="L", help="default 16, or 8 for maps of 4 sites or fewer")
+    score.add_argument("--images", type=int, default=None, metavar="N", help="only the first N")
+    score.add_argument("--out", type=Path, default=None, metavar="FILE", help="scores and hashes as JSON")
+    score.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="that a rank waits for the others")
+    score.add_argument("--no-progress", action="store_true", help="no progress bar")
+
     info = commands.add_parser("info", help="what was built and what works here")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("your own model and data")
+    own.add_argument("--model", metavar="MODULE:FACTORY", help="factory() gives the trained model")
+    own.add_argument(
+        "--data",
+        metavar="MODULE:FACTORY",
+        help="factory() gives an object with train, calibration and test: iterables of (inputs, labels) batches",
+    )
+    own.add_argument("--data-folder", metavar="DIR", help="the usual CIFAR-10 files, instead of a download")
 
 
 def _info(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -107,8 +133,6 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in ("rounds", "min_channels", "round_to"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: wanted at least 1, got {getattr(options, name)}")
-    if (options.model is None) != (options.data is None):
-        parser.error("--model, --data: wanted both or neither, got one")
     steps = options.steps if options.steps is not None else (QUICK_STEPS if options.quick else 400)
     if steps < 0:
         parser.error(f"--steps: wanted at least 0, got {steps}")
@@ -159,7 +183,42 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
+def _score(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from .prune.loop import check_data
+    from .report import as_text
+    from .report.scores import as_json, fingerprint_all, scores_table
+
+    for name, least, most in (("levels", 2, MAX_LEVELS), ("images", 1, None), ("timeout", 1, None)):
+        if getattr(options, name) is not None:
+            try:
+                check_count("", f"--{name}", getattr(options, name), least, most)
+            except ValueError as error:
+                parser.error(str(error).removeprefix(": "))
+    with launched(options.timeout) as group:
+        rank, ranks = place(group)
+        with redirect_stdout(StringIO() if rank else sys.stdout), first_rank_first(group):  # it may have to download
+            model, data = _model_and_data(options, parser)
+        check_data(data)
+        scores = score_model(
+            model,
+            islice(_first_images(data.calibration, options.images), rank, None, ranks),  # whole batches, dealt in turns
+            ESTIMATORS[options.criterion](),
+            num_levels=options.levels,
+            progress=rank == 0 and not options.no_progress,
+            group=group,
+        )
+    if rank == 0:
+        print(as_text(*scores_table(scores)))
+        print(f"\n{scores.images:,} images; sha256 of all counts {fingerprint_all(scores)}")
+        if options.out is not None:
+            options.out.write_text(as_json(scores))
+            print(f"Wrote {options.out}.")
+    return 0
+
+
 def _model_and_data(options: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Any, Any]:
+    if (options.model is None) != (options.data is None):
+        parser.error("--model, --data: wanted both or neither, got one")
     if options.model is not None:
         return _factory("--model", options.model, parser)(), _factory("--data", options.data, parser)()
     from .demo.choose import choose
@@ -184,6 +243,16 @@ def _factory(name: str, text: str, parser: argparse.ArgumentParser) -> Callable[
     if not callable(factory):
         parser.error(f"{name}: wanted a function, got {type(factory).__name__} {text!r}")
     return factory  # type: ignore[no-any-return]
+
+
+def _first_images(batches: Iterable[Any], images: int | None) -> Iterator[Any]:
+    """The batches with the first so many images, or all."""
+    left = sys.maxsize if images is None else images
+    for inputs, labels in batches:
+        yield inputs[:left], labels[:left]
+        left -= len(inputs)
+        if left <= 0:
+            return
 
 
 class _First:

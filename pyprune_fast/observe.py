@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import check_choice, describe
+from .parallel import whole_output
 
 Tap = Literal["activation", "layer"]
 
@@ -72,7 +73,8 @@ def observe(
 
     Args:
         model: any module; its mode, parameters and other hooks are left alone.
-        observers: layer name -> Estimator (or anything with update(x, labels)).
+        observers: layer name -> Estimator (or anything with update(x, labels)). Channels that a tensor-parallel layer divides
+            among ranks are brought together first, a collective: all its ranks observe it, in the same order.
         labels: (N,) labels of the batch that will be run; or set `.labels` on the yielded object before each batch.
         taps: layer name -> name of the module whose output is taken instead of the layer's own; see find_taps.
 
@@ -102,7 +104,8 @@ def observe(
             if not isinstance(output, Tensor):
                 raise ValueError(f"observe: layer {layer}: wanted an output tensor, got {describe(output)}")
             try:
-                observer.update(channels_second(modules.get(layer, module), output), observation.labels)
+                scored = modules.get(layer, module)
+                observer.update(channels_second(scored, whole_output(scored, output)), observation.labels)
             except (RuntimeError, TypeError, ValueError) as error:
                 raise type(error)(f"layer {layer}: {error}") from error
             observation.seconds += time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from . import ops
 from ._checks import check_count, describe
+from .distributed import Group, agree, all_merge, each, first_batches, first_example, merge_calibrations
 from .estimators import AuraInformation, Estimator, LevelCalibration
 from .observe import Observation, Observer, Tap, eval_mode, find_taps, observe
+from .parallel import Turns, state_facts, unwrapped, whole
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -56,14 +59,21 @@ def score_model(
     calibration_images: int = 512,
     zero_bin: bool = True,
     progress: bool = False,
+    group: Group | None = None,
 ) -> Scores:
     """Score every channel of a model on data.
 
     The first `calibration_images` fix the levels of each layer; then all batches, those included, are counted. The model runs
     in eval mode, without gradients, and is left as it was, whatever happens. Batches are moved to the model's device.
 
+    With `group`, its ranks score together: each counts its own batches, counts are added in the end, and every rank returns the
+    scores of all the data. Ranks may hold any numbers of batches, also none. Where batch i of one process is batch i // W of
+    rank i % W (W ranks), levels and counts are those of that process bit for bit, if the model's outputs are; otherwise the
+    levels come from other images, those that stand first in that order.
+
     Args:
-        model: any module that takes a batch of inputs.
+        model: any module that takes a batch of inputs. One in DistributedDataParallel is scored by the names it has inside;
+            FSDP2 (fully_shard) and tensor-parallel models are scored as the plain model is.
         loader: an iterable of (inputs, labels) batches, read once; labels (N,) integers. Criteria without labels also take
             batches that are just inputs.
         criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's
@@ -75,14 +85,16 @@ def score_model(
         calibration_images: how many images fix the levels.
         zero_bin: see Levels.quantiles.
         progress: whether to show a progress bar.
+        group: the ranks that hold different data, as torch.distributed.group.WORLD; default this process alone.
 
     Returns:
-        Scores. Deterministic for the same model outputs.
+        Scores. Deterministic for the same model outputs. Seconds are this rank's own.
 
     Raises:
         TypeError: a batch of the wrong form.
         ValueError: an empty loader, an unknown layer, labels missing or out of range, NaN activations (layer and channels are
-            named), a model that runs none of the layers.
+            named), a model that runs none of the layers; ranks of a group that differ in weights, layers or criterion.
+        RuntimeError: a rank of the group died, or stayed away for longer than the group's timeout.
 
     Example:
         >>> import torch
@@ -97,29 +109,40 @@ def score_model(
     if not isinstance(criterion, Estimator):
         raise TypeError(f"score_model: criterion: wanted an Estimator, got {describe(criterion)}")
     check_count("score_model", "calibration_images", calibration_images, 1)
+    wrapped, model = model, unwrapped(model)
     batches = _Batches(model, loader, criterion.needs_labels)
-    first = batches.head(calibration_images)
-    example = next(inputs[:1] for inputs, _ in first if len(inputs))
+    first, read = first_batches(iter(batches), lambda batch: len(batch[0]), calibration_images, group)
+    example = first_example(next((inputs[:1] for inputs, _ in first if len(inputs)), None), group)
+    if example is None:
+        raise ValueError("score_model: loader: wanted at least one image, got none")
+    example = example.to(batches.device)
+    with eval_mode(wrapped):
+        output = (model if group is None else wrapped)(example)  # a pass gives DistributedDataParallel's ranks equal buffers
+    num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+    if group is not None:
+        agree("score_model", state_facts(model), group)
     criteria = _criteria(model, layers, criterion, example)
     taps = find_taps(model, list(criteria), example, tap)
 
     with eval_mode(model):
+        run = functools.partial(_run, model, taps=taps, turns=Turns(model, group), example=example)
         calibrations = {layer: LevelCalibration(num_levels, zero_bin=zero_bin) for layer in taps}
-        forward, observation, output = _run(model, first, calibrations, taps, None)
-        num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+        forward, observation = run(first, calibrations)
+        calibrations = calibrations if group is None else merge_calibrations(calibrations, group)
         estimators = {
-            layer: criteria[layer].with_levels(_named(layer, calibration.compute), num_classes)
+            layer: criteria[layer].with_levels(_named(layer, calibration.compute).to(batches.device), num_classes)
             for layer, calibration in calibrations.items()
         }
         bar = "scoring" if progress else None
-        more, counted, _ = _run(model, itertools.chain(first, batches), estimators, taps, bar)
+        more, counted = run(itertools.chain(first, read, batches), estimators, bar=bar)
+    estimators = estimators if group is None else all_merge(estimators, group)
     start = time.perf_counter()
     results = {layer: _named(layer, estimator.compute).cpu() for layer, estimator in estimators.items()}
     finish = time.perf_counter() - start
     return Scores(
         results,
         type(criterion).__name__,
-        batches.images,
+        sum(each(batches.images, group)),
         observation.seconds + counted.seconds + finish,
         forward + more,
         estimators,
@@ -147,7 +170,7 @@ def score_weights(model: nn.Module, norm: int = 1, *, layers: Sequence[str] | No
     """
     if norm not in (1, 2):
         raise ValueError(f"score_weights: norm: wanted 1 or 2, got {norm!r}")
-    scores = {}
+    model, scores = unwrapped(model), {}
     for name in weighted_layers(model, layers):
         layer = model.get_submodule(name)
         sums = ops.norms(by_output(layer, layer.weight), norm)[0].double().cpu()
@@ -167,7 +190,7 @@ def score_random(model: nn.Module, seed: int = 0, *, layers: Sequence[str] | Non
         torch.Size([3])
     """
     generator = torch.Generator().manual_seed(seed)
-    scores = {}
+    model, scores = unwrapped(model), {}
     for name in weighted_layers(model, layers):
         layer = model.get_submodule(name)
         channels = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
@@ -187,7 +210,8 @@ def weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]
 
 
 def by_output(layer: nn.Module, weight: Any) -> Tensor:
-    """A layer's weight, or anything of its shape, with output channels first: (out, in / groups, ...)."""
+    """A layer's weight, or anything of its shape, with output channels first: (out, in / groups, ...); DTensors made whole."""
+    weight = whole(weight)
     if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...)
         weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
     return weight  # type: ignore[no-any-return]
@@ -227,19 +251,8 @@ class _Batches:
     def __init__(self, model: nn.Module, loader: Iterable[Any], needs_labels: bool) -> None:
         self._iterator = iter(loader)
         self._needs_labels = needs_labels
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.images = 0
-
-    def head(self, images: int) -> list[tuple[Tensor, Tensor | None]]:
-        """The first batches, kept, until they hold so many images."""
-        kept = []
-        for batch in self:
-            kept.append(batch)
-            if self.images >= images:
-                break
-        if not self.images:
-            raise ValueError("score_model: loader: wanted at least one image, got none")
-        return kept
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for batch in self._iterator:
@@ -250,27 +263,32 @@ class _Batches:
             if self._needs_labels and labels is None:
                 raise ValueError("score_model: loader: wanted batches (inputs, labels), since the criterion needs labels")
             self.images += inputs.shape[0]
-            yield inputs.to(self._device), None if labels is None else labels.to(self._device)
+            yield inputs.to(self.device), None if labels is None else labels.to(self.device)
 
 
 def _run(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor | None]],
     observers: Mapping[str, Observer],
+    *,
     taps: Mapping[str, str],
-    bar: str | None,
-) -> tuple[float, Observation, Any]:
-    """Forward passes with observers at the taps: seconds of the passes themselves, the observation, the last output."""
+    turns: Turns,
+    example: Tensor,
+    bar: str | None = None,
+) -> tuple[float, Observation]:
+    """Forward passes with observers at the taps: seconds of the passes themselves, and the observation."""
     from tqdm import tqdm
 
-    seconds, output = 0.0, None
+    seconds = 0.0
     with observe(model, observers, taps=taps) as observation:
         for inputs, labels in tqdm(batches, desc=bar, unit="batch", disable=bar is None):
+            turns.take()
             observation.labels = labels
             start = time.perf_counter()
-            output = model(inputs)
+            model(inputs)
             seconds += time.perf_counter() - start
-    return seconds - observation.seconds, observation, output
+    turns.finish(lambda: model(example))
+    return seconds - observation.seconds, observation
 
 
 def _named(layer: str, compute: Any) -> Any:

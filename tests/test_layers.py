@@ -20,11 +20,11 @@ TEXT = (".md", ".toml", ".yml", ".yaml", ".cfg", ".sh", ".j2")
 
 # Who may import whom: units on a line import each other (not in circles) and those on lines above.
 LAYERS = (
-    ("levels", "neighborhood", "_checks"),
+    ("levels", "neighborhood", "fingerprint", "_checks"),
     ("_native", "reference", "jit"),
     ("ops",),
     ("estimators",),
-    ("observe", "distributed", "scoring", "baselines"),
+    ("observe", "distributed", "parallel", "scoring", "baselines"),
     ("graph", "slicing"),
     ("prune",),
     ("report", "demo", "cli"),

@@ -5,6 +5,8 @@ Letters: C channels, S sample values a channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
@@ -54,8 +56,10 @@ class LevelCalibration:
         self.zero_bin = zero_bin
         self.spacing = spacing
         self._range: ops.Extremes | None = None
-        self._pieces: list[Tensor] = []
+        self._pieces: list[tuple[int, Tensor]] = []  # the update each came with, and (C, values) float32
+        self._updates = self._channels = 0
         self._sites = 0  # of a map
+        self._device = ""
 
     def update(self, x: Any, labels: Any = None) -> Self:
         """Learn from a batch (N, C, spatial...), values as long as the sample has room; labels are ignored. Returns self."""
@@ -65,18 +69,24 @@ class LevelCalibration:
             self._range = ops.extremes(x, into=self._range)
         else:
             self._sample(x)
-        self._sites = x.shape[2:].numel()
+        self._channels, self._sites, self._device = x.shape[1], x.shape[2:].numel(), x.device.type
+        self._updates += 1
         return self
 
+    @property
+    def seen(self) -> Seen:
+        """What it has seen so far, without the values."""
+        pieces = tuple((update, piece.shape[1]) for update, piece in self._pieces)
+        return Seen(self._updates, self._sites, self._channels, self._device, pieces)
+
     def _sample(self, x: Tensor) -> None:
-        room = self.sample - sum(piece.shape[1] for piece in self._pieces)
+        room = self.sample - sum(piece.shape[1] for _, piece in self._pieces)
         values = x.shape[0] * x.shape[2:].numel()
         if room > 0 and values > 0:
             # At most a quarter of the sample from one batch, so that several batches are heard.
             wanted = min(room, values, max(1, self.sample // 4))
-            fractions = (torch.arange(wanted, dtype=torch.float64) * GOLDEN) % 1
-            index = (fractions * values).to(torch.int64).sort().values.to(x.device)  # in order, which is quicker to read
-            self._pieces.append(_values_at(x, index).float())
+            index = (_fractions(wanted).sort().values * values).to(torch.int64).to(x.device)  # in order: quicker to read
+            self._pieces.append((self._updates, _values_at(x, index).float()))
 
     def compute(self) -> Levels:
         """The levels. Raises RuntimeError before any value came, ValueError for NaN."""
@@ -89,7 +99,57 @@ class LevelCalibration:
             largest = torch.finfo(torch.float32).max
             low, high = (end.clamp(-largest, largest) for end in (self._range.low, self._range.high))
             return Levels.uniform(low, high, count, channels=len(low), zero_bin=self.zero_bin)
-        return Levels.quantiles(torch.cat(self._pieces, dim=1), count, zero_bin=self.zero_bin)
+        return Levels.quantiles(torch.cat([piece for _, piece in self._pieces], dim=1), count, zero_bin=self.zero_bin)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a calibration has seen, without the values: enough to say which of them a joint one would have kept.
+
+    Attributes:
+        updates: how many.
+        sites: of the last map.
+        channels: C; 0 before the first update.
+        device: the type of the device that it works on; "" before the first update.
+        pieces: of each piece of the sample, the update it came with and its values a channel.
+    """
+
+    updates: int
+    sites: int
+    channels: int
+    device: str
+    pieces: tuple[tuple[int, int], ...]
+
+
+def dealt(seen: Sequence[Seen], sample: int) -> list[tuple[int, int, int]]:
+    """The joint sample of calibrations that were dealt batches in turns.
+
+    It is that of one calibration that saw the first's first batch, the second's first and so on, then their second ones.
+
+    Args:
+        seen: of each calibration.
+        sample: S, the room of the joint one.
+
+    Returns:
+        (calibration, its piece, values of it that are kept), in the order of the joint sample; see `shortened`.
+    """
+    turns = sorted((turn, who, i, size) for who, one in enumerate(seen) for i, (turn, size) in enumerate(one.pieces))
+    kept = []
+    for _, who, piece, size in turns:
+        if sample > 0:
+            kept.append((who, piece, min(size, sample)))
+            sample -= min(size, sample)
+    return kept
+
+
+def shortened(piece: Tensor, size: int) -> Tensor:
+    """What a piece (C, values) of a sample would have been, had there been room for only `size` values."""
+    return piece if size == piece.shape[1] else piece[:, _fractions(piece.shape[1]).argsort().to(piece.device) < size]
+
+
+def _fractions(count: int) -> Tensor:
+    """Places in [0, 1), spread evenly however many are taken, the first ones first."""
+    return (torch.arange(count, dtype=torch.float64) * GOLDEN) % 1
 
 
 def _values_at(x: Tensor, index: Tensor) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
 from torch import nn
+
+from pyprune_fast.fingerprint import fingerprint_tensors
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -15,6 +14,7 @@ def fingerprint(model: nn.Module) -> str:
         64 hexadecimal digits; equal for equal states, on whatever device they are.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
         >>> before = fingerprint(layer)
         >>> with torch.no_grad():
@@ -22,10 +22,6 @@ def fingerprint(model: nn.Module) -> str:
         >>> fingerprint(layer) == before
         False
     """
-    digest = hashlib.sha256()
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint_tensors(
+        dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    )
