@@ -2,7 +2,17 @@
 
 from . import distributed, ops
 from ._native import build_info
-from .estimators import AuraEntropy, AuraInformation, ChannelInformation, Estimator, LevelCalibration
+from .estimators import (
+    AuraEntropy,
+    AuraInformation,
+    ChannelInformation,
+    ChunkedInformation,
+    Estimator,
+    LevelCalibration,
+    LiteralAura,
+    PairInformation,
+    PermutationTest,
+)
 from .levels import Levels
 from .observe import observe
 from .scoring import Scores, score_model, score_random, score_weights
@@ -11,9 +21,13 @@ __all__ = [
     "AuraEntropy",
     "AuraInformation",
     "ChannelInformation",
+    "ChunkedInformation",
     "Estimator",
     "LevelCalibration",
     "Levels",
+    "LiteralAura",
+    "PairInformation",
+    "PermutationTest",
     "Scores",
     "build_info",
     "distributed",

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import AuraEntropy, AuraInformation, ChannelInformation, build_info, score_model
+from . import build_info, score_model
 from ._checks import check_count
 from .distributed import first_rank_first, launched, place
+from .estimators import ESTIMATORS
 from .levels import MAX_LEVELS
 
-ESTIMATORS = {"aura": AuraInformation, "entropy": AuraEntropy, "channel": ChannelInformation}
 QUICK_STEPS, QUICK_BATCHES = 60, 16
 
 
@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
     _add_model_and_data(prune)
     what = prune.add_argument_group("what to cut")
-    what.add_argument("--criterion", default="default", help="default, sae, entropy, channel, taylor, fpgm, l1, l2 or random")
+    counted = ", ".join(ESTIMATORS)
+    what.add_argument("--criterion", default="default", help=f"default, fisher, taylor, fpgm, l1, l2, random, {counted}")
     what.add_argument("--against", default="sae,l1,random", metavar="LIST", help='criteria to compare with; "" for none')
     what.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.74], metavar="FRACTION", help="one case each")
     what.add_argument("--measure", choices=("macs", "parameters", "channels"), default="macs", help="what the fraction is of")
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.set_defaults(run=_score)
     _add_model_and_data(score)
-    score.add_argument("--criterion", choices=tuple(ESTIMATORS), default="aura", help="what is computed from the counts")
+    score.add_argument("--criterion", choices=tuple(ESTIMATORS), default="sae", help="what is computed from the counts")
     score.add_argument("--levels", type=int, default=None, metavar="L", help="default 16, or 8 for maps of 4 sites or fewer")
     score.add_argument("--images", type=int, default=None, metavar="N", help="only the first N")
     score.add_argument("--out", type=Path, default=None, metavar="FILE", help="scores and hashes as JSON")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from . import ops
 from ._checks import check_count, describe
+from .class_chunks import ClassChunks, check_class_chunk, check_memory
 from .distributed import Group, agree, all_merge, each, first_batches, first_example, merge_calibrations
-from .estimators import AuraInformation, Estimator, LevelCalibration
+from .estimators import AuraInformation, ChunkedInformation, Estimator, LevelCalibration
 from .observe import Observation, Observer, Tap, eval_mode, find_taps, observe
 from .parallel import Turns, state_facts, unwrapped, whole
 
@@ -32,7 +33,7 @@ class Scores:
         images: how many images were counted; 0 for scores of weights.
         seconds: time spent scoring, forward passes left out.
         forward_seconds: time of the forward passes in which the scoring took place.
-        estimators: layer name -> its estimator, for its counts and levels; empty for scores of weights.
+        estimators: layer name -> its estimator, for its counts and levels; empty for weights and chunks of classes.
     """
 
     layers: Mapping[str, Tensor]
@@ -58,6 +59,8 @@ def score_model(
     num_levels: int | None = None,
     calibration_images: int = 512,
     zero_bin: bool = True,
+    class_chunk: int | None = None,
+    max_bytes: int = Estimator.max_bytes,
     progress: bool = False,
     group: Group | None = None,
 ) -> Scores:
@@ -74,8 +77,8 @@ def score_model(
     Args:
         model: any module that takes a batch of inputs. One in DistributedDataParallel is scored by the names it has inside;
             FSDP2 (fully_shard) and tensor-parallel models are scored as the plain model is.
-        loader: an iterable of (inputs, labels) batches, read once; labels (N,) integers. Criteria without labels also take
-            batches that are just inputs.
+        loader: an iterable of (inputs, labels) batches, read once (but see class_chunk); labels (N,) integers. Criteria without
+            labels also take batches that are just inputs.
         criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's
             output (N, K).
         layers: names of the layers to score; default all convolutions, and linear layers where the criterion needs no
@@ -84,6 +87,11 @@ def score_model(
         num_levels: L; default 16, or 8 for maps of 4 sites or fewer.
         calibration_images: how many images fix the levels.
         zero_bin: see Levels.quantiles.
+        class_chunk: count so many classes at a time, for AuraInformation and ChannelInformation: counts take class_chunk / K of
+            the memory. The loader is read once more for every chunk and must give the same images each time; every image still
+            runs through the model once. The scores are those of one pass up to rounding, if the model's outputs do not depend
+            on what shares a batch. See ChunkedInformation.
+        max_bytes: how much the counts of all layers may take together; more is refused before anything is counted.
         progress: whether to show a progress bar.
         group: the ranks that hold different data, as torch.distributed.group.WORLD; default this process alone.
 
@@ -93,7 +101,8 @@ def score_model(
     Raises:
         TypeError: a batch of the wrong form.
         ValueError: an empty loader, an unknown layer, labels missing or out of range, NaN activations (layer and channels are
-            named), a model that runs none of the layers; ranks of a group that differ in weights, layers or criterion.
+            named), a model that runs none of the layers, counts of more than max_bytes, a criterion or a loader that
+            class_chunk cannot take, class_chunk with group; ranks of a group that differ in weights, layers or criterion.
         RuntimeError: a rank of the group died, or stayed away for longer than the group's timeout.
 
     Example:
@@ -109,6 +118,10 @@ def score_model(
     if not isinstance(criterion, Estimator):
         raise TypeError(f"score_model: criterion: wanted an Estimator, got {describe(criterion)}")
     check_count("score_model", "calibration_images", calibration_images, 1)
+    if class_chunk is not None:
+        check_class_chunk(class_chunk, criterion, loader)
+        if group is not None:
+            raise ValueError("score_model: class_chunk, group: wanted one of them at most, got both")
     wrapped, model = model, unwrapped(model)
     batches = _Batches(model, loader, criterion.needs_labels)
     first, read = first_batches(iter(batches), lambda batch: len(batch[0]), calibration_images, group)
@@ -121,7 +134,7 @@ def score_model(
     num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
     if group is not None:
         agree("score_model", state_facts(model), group)
-    criteria = _criteria(model, layers, criterion, example)
+    criteria, axes = _criteria(model, layers, criterion, example)
     taps = find_taps(model, list(criteria), example, tap)
 
     with eval_mode(model):
@@ -133,16 +146,23 @@ def score_model(
             layer: criteria[layer].with_levels(_named(layer, calibration.compute).to(batches.device), num_classes)
             for layer, calibration in calibrations.items()
         }
+        check_memory(estimators, axes, class_chunk, max_bytes)
         bar = "scoring" if progress else None
-        more, counted = run(itertools.chain(first, read, batches), estimators, bar=bar)
-    estimators = estimators if group is None else all_merge(estimators, group)
+        if class_chunk is None:
+            more, counted = run(itertools.chain(first, read, batches), estimators, bar=bar)
+            estimators = estimators if group is None else all_merge(estimators, group)
+            scored, images = dict[str, Estimator | ChunkedInformation](estimators), sum(each(batches.images, group))
+        else:
+            chunks = ClassChunks(estimators, class_chunk, lambda: _Batches(model, loader, True))
+            more, counted = run(chunks.batches(), chunks.observers, bar=bar)
+            scored, images, estimators = dict(chunks.informations), chunks.images, {}
     start = time.perf_counter()
-    results = {layer: _named(layer, estimator.compute).cpu() for layer, estimator in estimators.items()}
+    results = {layer: _named(layer, estimator.compute).cpu() for layer, estimator in scored.items()}
     finish = time.perf_counter() - start
     return Scores(
         results,
         type(criterion).__name__,
-        sum(each(batches.images, group)),
+        images,
         observation.seconds + counted.seconds + finish,
         forward + more,
         estimators,
@@ -217,16 +237,19 @@ def by_output(layer: nn.Module, weight: Any) -> Tensor:
     return weight  # type: ignore[no-any-return]
 
 
-def _criteria(model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Tensor) -> dict[str, Estimator]:
-    """The criterion of each layer to score: the given one, or what takes its place where maps have one site."""
+def _criteria(
+    model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Tensor
+) -> tuple[dict[str, Estimator], dict[str, int]]:
+    """The criterion of each layer to score, or what takes its place where maps have one site; the maps' spatial axes."""
     sites: dict[str, int] = {}
+    axes: dict[str, int] = {}
 
     class Sites:
         def __init__(self, name: str) -> None:
             self.name = name
 
         def update(self, x: Tensor, labels: object = None) -> None:
-            sites[self.name] = x.shape[2:].numel()
+            sites[self.name], axes[self.name] = x.shape[2:].numel(), x.ndim - 2
 
     names = weighted_layers(model, layers)
     with eval_mode(model), observe(model, {name: Sites(name) for name in names}):
@@ -242,7 +265,7 @@ def _criteria(model: nn.Module, layers: Sequence[str] | None, criterion: Estimat
             raise ValueError(f"score_model: layers: wanted layers {why}, got {name!r}")
     if not criteria:
         raise ValueError("score_model: model: wanted layers that the criterion can score, got none")
-    return criteria
+    return criteria, axes
 
 
 class _Batches:

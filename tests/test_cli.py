@@ -29,13 +29,13 @@ def prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_writes_report_and_plan_and_prints_tables(prune, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prune() == 0
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines() if re.match(r"(dense|aura|l1|random) ", line)] == (
-        ["dense"] + 2 * ["aura", "l1", "random"]
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"(dense|default|sae|l1|random) ", line)] == (
+        ["dense"] + 2 * ["default", "sae", "l1", "random"]
     )
     assert "Kept widths, -40% MACs" in out
     assert "bit for bit" in out
     plan = Plan.load(tmp_path / "out" / "plan.json")
-    assert plan.note["criterion"] == "aura"
+    assert plan.note["criterion"] == "default"
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") >= 4
     assert not re.search(r'(src|href)="(?!#|data:)', page.replace("xlink:href", "href"))  # nothing is loaded from elsewhere
@@ -51,7 +51,7 @@ def test_quick_takes_one_case(prune, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--criterion", "magic"), "wanted aura"),
+        (("--criterion", "magic"), "wanted default"),
         (("--remove", "1.5"), r"wanted a fraction in \[0, 1\), got 1.5"),
         (("--rounds", "0"), "--rounds: wanted at least 1, got 0"),
         (("--steps", "-1"), "--steps: wanted at least 0, got -1"),

@@ -24,7 +24,7 @@ LAYERS = (
     ("_native", "reference", "jit"),
     ("ops",),
     ("estimators",),
-    ("observe", "distributed", "parallel", "scoring", "baselines"),
+    ("observe", "class_chunks", "distributed", "parallel", "scoring", "baselines"),
     ("graph", "slicing"),
     ("prune",),
     ("report", "demo", "cli"),

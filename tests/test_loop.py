@@ -107,7 +107,7 @@ def test_an_interrupted_run_leaves_the_model_untouched(model: nn.Sequential, fai
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"criterion": "magic"}, ValueError, "wanted one of aura"),
+        ({"criterion": "magic"}, ValueError, "wanted one of default"),
         ({"rounds": 0}, ValueError, "wanted at least 1, got 0"),
         ({"steps": 1.5}, TypeError, "wanted an int"),
         ({"data": SimpleNamespace(train=[], test=[])}, TypeError, r"\.calibration"),
@@ -161,7 +161,7 @@ def test_compare_is_fair_and_deterministic(model: nn.Sequential) -> None:
     first, second = (compare(model, toy.data(), **options) for _ in range(2))
     assert fingerprint(model) == before
     assert first.metric_undone == first.main.metric_before
-    assert [case.result.criterion for case in first.cases] == ["aura", "l1", "random"]
+    assert [case.result.criterion for case in first.cases] == ["default", "sae", "l1", "random"]
     assert len({tuple(sorted(case.result.widths())) for case in first.cases}) == 1  # the same groups for all
     for a, b in zip(first.cases, second.cases, strict=True):
         assert a.result.plan == b.result.plan

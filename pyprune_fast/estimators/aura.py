@@ -1,4 +1,4 @@
-"""Estimators on aura counts: spatial aura entropy, and its information about the label.
+"""Estimators on aura counts: spatial aura entropy, its information about the label, and the paper's literal score.
 
 After Musat & Andonie, arXiv 2312.04926 (spatial aura entropy for filter pruning); aura sets: Elfadel & Picard 1994.
 Letters: C channels, K classes, R stored offsets, L levels; C_r the counts of offset r; all in nats.
@@ -14,16 +14,17 @@ from torch import Tensor
 from .. import ops
 from .._checks import Correction
 from ..levels import Levels
-from ..neighborhood import Neighborhood, checked_neighborhood
+from ..neighborhood import Neighborhood, checked_neighborhood, half_offsets
 from .base import Estimator
 from .entropy import entropy, information
-from .information import ChannelInformation
+from .information import ChannelInformation, LabelInformation
 
 
 class _AuraEstimator(Estimator):
     """An estimator whose state is the aura counts (C, K, R, L, L)."""
 
     needs_pairs = True
+    savings = "fewer levels, merge_offsets=True, a smaller neighbourhood"
 
     def __init__(
         self,
@@ -39,6 +40,11 @@ class _AuraEstimator(Estimator):
         self.neighborhood = checked_neighborhood(neighborhood)
         self.periodic = periodic
         self.merge_offsets = merge_offsets
+
+    def _shape(self, levels: Levels, axes: int) -> tuple[int, ...]:
+        offsets = len(half_offsets(self.neighborhood, axes))
+        classes = self.num_classes or 1 if self.needs_labels else 1
+        return levels.channels, classes, min(offsets, 1) if self.merge_offsets else offsets, levels.count, levels.count
 
     def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
         return ops.aura_counts(
@@ -116,7 +122,17 @@ class InformationParts(NamedTuple):
     spatial: Tensor
 
 
-class AuraInformation(_AuraEstimator):
+class _LabelledAura(_AuraEstimator):
+    """The estimators on class-wise aura counts."""
+
+    needs_labels = True
+
+    def without_pairs(self) -> ChannelInformation:
+        """Plain channel information: what is left of this score where there are no neighbours."""
+        return ChannelInformation(num_classes=self.num_classes, correction=self.correction)
+
+
+class AuraInformation(_LabelledAura, LabelInformation):
     """Mutual information between the class of an image and the levels of neighbouring sites: the default score.
 
     The mean over stored offsets r of
@@ -141,23 +157,57 @@ class AuraInformation(_AuraEstimator):
         tensor([True])
     """
 
-    needs_labels = True
+    savings = f"{_LabelledAura.savings}, or chunks of classes (ChunkedInformation; class_chunk of score_model)"
 
-    def without_pairs(self) -> ChannelInformation:
-        """Plain channel information: what is left of this score where there are no neighbours."""
-        return ChannelInformation(num_classes=self.num_classes, correction=self.correction)
-
-    def _compute(self, counts: Tensor) -> Tensor:
-        return self._total(counts).clamp(min=0)
-
-    def _total(self, counts: Tensor) -> Tensor:
-        return information(counts.transpose(1, 2), 2, self.correction).mean(1)  # of (C, R, K, L, L)
+    def tables(self, counts: Tensor) -> Tensor:
+        """The counts as tables (C, R, K, L * L), a view."""
+        return counts.transpose(1, 2).flatten(-2)
 
     def parts(self) -> InformationParts:
         """Total, histogram information and spatial gain. Raises as `compute`."""
         total = self._total(self.counts)
-        histogram = information(self.counts.sum(-1).transpose(1, 2), 1, self.correction).mean(1)
+        histogram = _histogram_information(self.counts, self.correction)
         return InformationParts(total.clamp(min=0), histogram, total - histogram)
+
+
+class LiteralAura(_LabelledAura):
+    """The score that the text of the paper gives when taken literally. It is not an information; AuraInformation is one.
+
+    The label is broadcast to every site of its image, and the mean over stored offsets r is taken of
+
+        H(C_r) + H(Y) - H(X_s, Y)
+
+    after H_S(X) + H_S(Y) - H_S(X, Y) of Musat & Andonie, arXiv 2312.04926, with pair entropies H_S: that of X runs over the
+    levels of both sites of a pair, that of X and Y over the level of its first site and the label. What the second site adds
+    to H_S(X) is therefore never taken off again, and the score equals
+
+        I(X_s; Y) + H(X_s+r | X_s)
+
+    the histogram information plus how little a site tells of its neighbour, whatever the label: channels of pure noise come out
+    high. 0 <= score <= log K + log L. It is computed as the right side, from the same corrected entropies; a constant channel
+    scores exactly 0. A corrected value below 0 is reported as 0.
+
+    Args:
+        levels, num_classes, neighborhood, periodic, merge_offsets, correction: as in AuraInformation.
+
+    Example:
+        >>> import torch
+        >>> from pyprune_fast import AuraInformation, Levels, LiteralAura
+        >>> noise, labels = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+        >>> levels = Levels.uniform(0, 1, count=2)
+        >>> [round(e(levels, num_classes=2).update(noise, labels).compute().item(), 2) for e in (AuraInformation, LiteralAura)]
+        [0.0, 0.69]
+    """
+
+    def _compute(self, counts: Tensor) -> Tensor:
+        tables = _summed(counts)  # (C, R, L, L)
+        conditional = entropy(tables, 2, self.correction) - entropy(tables.sum(-1), 1, self.correction)
+        return (_histogram_information(counts, self.correction) + conditional.mean(1)).clamp(min=0)
+
+
+def _histogram_information(counts: Tensor, correction: Correction) -> Tensor:
+    """I(X_s; Y) of the first sites of all pairs, a mean over offsets."""
+    return information(counts.sum(-1).transpose(1, 2), 1, correction).mean(1)
 
 
 def _summed(counts: Tensor) -> Tensor:

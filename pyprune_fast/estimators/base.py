@@ -10,6 +10,7 @@ is a criterion: `with_levels` turns it into an estimator.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -35,6 +36,8 @@ class Estimator(ABC):
 
     needs_labels = False
     needs_pairs = False  # whether maps without neighbouring sites make no sense to it
+    max_bytes = 4 << 30  # of counts; may be set on a class or an estimator, and is no part of its configuration
+    savings = "fewer levels"  # what makes the counts smaller
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class Estimator(ABC):
         Raises:
             RuntimeError: the estimator has no levels yet.
             TypeError, ValueError: see ops; labels or num_classes missing; a map without neighbouring sites where pairs are
-                counted. Nothing is counted then.
+                counted; counts of more than `max_bytes`. Nothing is counted or allocated then.
         """
         name = type(self).__name__
         if self.levels is None:
@@ -92,10 +95,38 @@ class Estimator(ABC):
                 raise ValueError(f"{name}: labels: wanted (N,) integers, got None")
             if self.num_classes is None:
                 raise ValueError(f"{name}: num_classes: wanted the number of classes, got None")
+        if self._counts is None:
+            self._check_bytes(x.ndim - 2)
         nans = torch.zeros(self.levels.channels, dtype=torch.int64, device=x.device) if self._nans is None else self._nans
         self._counts = self._count(x, self.levels, labels if self.needs_labels else None, nans)
         self._nans = nans
         return self
+
+    def state_bytes(self, axes: int = 2) -> int:
+        """Bytes of the counts: all that is kept, however many images are seen.
+
+        Args:
+            axes: number of spatial axes of the maps, 0..3.
+
+        Raises:
+            RuntimeError: the estimator has no levels yet.
+            ValueError: a neighbourhood of other axes.
+
+        Example:
+            >>> from pyprune_fast import AuraInformation, Levels
+            >>> AuraInformation(Levels.uniform(0, 1, channels=512), num_classes=10).state_bytes()
+            20971520
+        """
+        if self.levels is None:
+            raise RuntimeError(f"{type(self).__name__}: wanted levels before state_bytes, got none; see with_levels")
+        return 8 * math.prod(self._shape(self.levels, axes))
+
+    def _check_bytes(self, axes: int) -> None:
+        if self.levels is not None and (size := self.state_bytes(axes)) > self.max_bytes:
+            raise ValueError(
+                f"{type(self).__name__}: counts: wanted at most {self.max_bytes:,} bytes (max_bytes), got"
+                f" {self._shape(self.levels, axes)} int64 = {size:,} bytes; smaller with {self.savings}"
+            )
 
     def merge(self, *others: Self) -> Self:
         """Add the counts of others, as if this estimator had seen their batches too.
@@ -182,7 +213,13 @@ class Estimator(ABC):
         return self
 
     def _configuration(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if not key.startswith("_") and key != "levels"}
+        return {
+            key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("levels", "max_bytes")
+        }
+
+    @abstractmethod
+    def _shape(self, levels: Levels, axes: int) -> tuple[int, ...]:
+        """The shape of the counts, for maps of so many spatial axes."""
 
     @abstractmethod
     def _count(self, x: Tensor, levels: Levels, labels: Any, nans: Tensor) -> Tensor:
