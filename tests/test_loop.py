@@ -120,9 +120,9 @@ def test_bad_arguments(model: nn.Sequential, changes: dict, error: type, text: s
 
 def test_empty_and_broken_data_are_named(model: nn.Sequential) -> None:
     with pytest.raises(ValueError, match="loader: wanted at least one image"):
-        Pruner(model, toy.empty()).run()
+        Pruner(model, toy.empty(), criterion="sae").run()
     with pytest.raises(ValueError, match="layer 0: .*NaN"):
-        Pruner(model, toy.nan()).run()
+        Pruner(model, toy.nan(), criterion="sae").run()
 
 
 def test_fine_tune() -> None:
