@@ -1,7 +1,23 @@
-"""Baselines for studies: what other papers score channels by. All return `Scores`; higher keeps."""
+"""Baselines for studies: what other papers score channels by. All scores are `Scores`; higher keeps."""
 
+from .copula import CopulaInformation, normal_scores, score_copula
 from .fisher import score_fisher
+from .neighbors import NeighborInformation, score_neighbors
+from .renyi import RenyiInformation, matrix_entropy, score_renyi
 from .taylor import score_taylor
 from .weights import score_bn_scale, score_fpgm
 
-__all__ = ["score_bn_scale", "score_fisher", "score_fpgm", "score_taylor"]
+__all__ = [
+    "CopulaInformation",
+    "NeighborInformation",
+    "RenyiInformation",
+    "matrix_entropy",
+    "normal_scores",
+    "score_bn_scale",
+    "score_copula",
+    "score_fisher",
+    "score_fpgm",
+    "score_neighbors",
+    "score_renyi",
+    "score_taylor",
+]
