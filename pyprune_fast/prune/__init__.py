@@ -5,7 +5,7 @@ from pyprune_fast.slicing import Plan
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
-from .criteria import CRITERIA, score
+from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
 from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
@@ -16,6 +16,7 @@ __all__ = [
     "Case",
     "Comparison",
     "Cost",
+    "Criterion",
     "Curve",
     "HRel",
     "Plan",

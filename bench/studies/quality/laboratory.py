@@ -1,4 +1,10 @@
-"""The laboratory: every method on every network at every target with every seed, equal fine-tuning; rows of JSON, resumable."""
+"""The laboratory: every method on every network at every target with every seed, with equal fine-tuning.
+
+    PYTHONPATH=bench OMP_NUM_THREADS=1 python bench/studies/quality/laboratory.py [--networks ...] [--methods ...] [--seeds ...]
+
+Rows of JSON are added to bench/results/quality.jsonl, and what is there already is not run again: an interrupted run goes on.
+Without other arguments the tables in docs/quality.md are written anew from that file.
+"""
 
 from __future__ import annotations
 
@@ -9,68 +15,79 @@ import time
 from pathlib import Path
 from typing import Any
 
+import quality_table
 import torch
-from methods import METHODS, Method, plan_of
+from limits import machine
+from methods import METHODS, Method
 from networks import PROBLEMS
+from record import ROOT, between
 from torch import nn
 
-from pyprune_fast.graph import find_groups
-from pyprune_fast.prune import Target, accuracy, count_cost, fast_dtype, fine_tune
-from pyprune_fast.slicing import apply
+from pyprune_fast.prune import Pruner, Target, fast_dtype
+
+STEPS = 120  # of fine-tuning
+KEYS = ("network", "remove", "method", "seed", "steps")
 
 
 def trial(network: str, remove: float, method: Method, seed: int, steps: int) -> dict[str, Any]:
+    """One network, pruned once: accuracy in per cent after the cut and after fine-tuning, what is left, seconds."""
     problem = PROBLEMS[network]
     torch.manual_seed(seed)
     model, data = copy.deepcopy(problem.network()), problem.data(seed)
-    example = next(iter(data.test))[0][:1]
-    dense = count_cost(model, example).macs
-    start, one_shot = time.perf_counter(), 0.0
-    choosing = 0.0
-    for number in range(method.rounds):
-        began = time.perf_counter()
-        now = count_cost(model, example).macs
-        wanted = (1 - remove * (number + 1) / method.rounds) * dense
-        plan = plan_of(method, model, data, find_groups(model, example), Target("macs", 1 - wanted / now), seed)
-        apply(model, plan)
-        choosing += time.perf_counter() - began
-        one_shot = accuracy(model, data.test)
-        fine_tune(model, data.train, steps=steps // method.rounds, learning_rate=problem.learning_rate, autocast=fast_dtype())
-    cost = count_cost(model, example)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    start = time.perf_counter()
+    result = Pruner(
+        model,
+        data,
+        target=Target("macs", remove),
+        steps=steps,
+        learning_rate=problem.learning_rate,
+        autocast=fast_dtype(),
+        **method.arguments(data, layers, seed),
+    ).run()
+    last = result.rounds[-1]
     return {
-        "one_shot": round(100 * one_shot, 2),
-        "tuned": round(100 * accuracy(model, data.test), 2),
-        "macs_left": round(cost.macs / dense, 4),
-        "parameters": cost.parameters,
-        "choosing_seconds": round(choosing, 1),
+        "dense": round(100 * result.metric_before, 2),
+        "one_shot": round(100 * last.metric_cut, 2),
+        "tuned": round(100 * last.metric_tuned, 2),
+        "macs_left": round(result.cost_after.macs / result.cost_before.macs, 4),
+        "parameters_left": round(result.cost_after.parameters / result.cost_before.parameters, 4),
+        "widths": {name: after for name, (_, after) in result.widths().items()},
         "seconds": round(time.perf_counter() - start, 1),
-        "widths": [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(PROBLEMS))
+    """Runs what is missing, and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="*", default=[], choices=list(PROBLEMS))
     parser.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.7])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--file", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--file", type=Path, default=ROOT / "bench" / "results" / "quality.jsonl")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "quality.md")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.file.read_text().splitlines()] if options.file.exists() else []
-    keys = ("network", "remove", "method", "seed", "steps")
-    done = {tuple(row[k] for k in keys) for row in rows}
-    for seed in options.seeds:
-        for network in options.networks:
-            for remove in options.remove:
-                for name in options.methods:
-                    key = (network, remove, name, seed, options.steps)
-                    if key in done:
-                        continue
-                    row = dict(zip(keys, key, strict=True)) | trial(network, remove, METHODS[name], seed, options.steps)
-                    print(row, flush=True)
-                    with options.file.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+    torch.set_num_threads(1)
+    options.file.touch()
+    known = {tuple(row[key] for key in KEYS) for row in map(json.loads, options.file.read_text().splitlines())}
+    wanted = (
+        (network, remove, name, seed, options.steps)
+        for seed in options.seeds
+        for network in options.networks
+        for remove in options.remove
+        for name in options.methods
+    )
+    for key in wanted:
+        if key not in known:
+            network, remove, name, seed, steps = key
+            row = dict(zip(KEYS, key, strict=True)) | trial(network, remove, METHODS[name], seed, steps) | machine()
+            print(row, flush=True)
+            with options.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    rows = [json.loads(line) for line in options.file.read_text().splitlines()]
+    text = between(options.docs.read_text(), "quality", quality_table.finalists(rows))
+    options.docs.write_text(between(text, "trials", quality_table.trials(rows)))
 
 
 if __name__ == "__main__":

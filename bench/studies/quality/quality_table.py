@@ -1,51 +1,60 @@
-"""The laboratory's rows as a table: mean and deviation over seeds, and what each method gains over L1, seed by seed."""
+"""The laboratory's rows as tables: mean and deviation over seeds, and what each method gains over L1, seed by seed."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from record import table
+
 YARDSTICK = "l1"
+SEEDS = 3  # that a finalist has been run with
+
+Row = Mapping[str, Any]
+Cells = dict[tuple[str, float], dict[str, list[Row]]]
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def finalists(rows: Sequence[Row]) -> str:
+    """A table for each network and target of the methods with all seeds, the best fine-tuned accuracy first."""
+    return _tables(rows, lambda found: len({row["seed"] for row in found}) >= SEEDS)
+
+
+def trials(rows: Sequence[Row]) -> str:
+    """The same of all methods, for the first seed alone."""
+    return _tables([row for row in rows if row["seed"] == 0], lambda found: True)
+
+
+def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
     """Such as 74.50 ± 0.31; without a deviation for one value."""
-    text = f"{statistics.mean(values):.2f}"
+    text = f"{statistics.mean(values):{sign}.2f}"
     return f"{text} ± {statistics.stdev(values):.2f}" if len(values) > 1 else text
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, a part for each network and target, the best fine-tuned accuracy first."""
-    cells: dict[tuple[str, float], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+def _tables(rows: Sequence[Row], chosen: Any) -> str:
+    cells: Cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row["network"], row["remove"]][row["method"]].append(row)
-    lines = []
+    parts = []
     for (network, remove), methods in sorted(cells.items()):
-        yardstick = {row["seed"]: row["tuned"] for row in methods.get(YARDSTICK, ())}
-        lines += [f"**{network}, -{100 * remove:.0f} % MACs**", ""]
-        lines += [
-            f"| method | seeds | MACs left | one-shot | fine-tuned | against {YARDSTICK} |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for name, found in sorted(methods.items(), key=lambda item: -statistics.mean(row["tuned"] for row in item[1])):
-            gains = [row["tuned"] - yardstick[row["seed"]] for row in found if row["seed"] in yardstick]
-            columns = [
-                name,
-                str(len(found)),
-                f"{100 * statistics.mean(row['macs_left'] for row in found):.1f} %",
-                mean_and_deviation([row["one_shot"] for row in found]),
-                mean_and_deviation([row["tuned"] for row in found]),
-                mean_and_deviation(gains) if gains else "",
-            ]
-            lines.append("| " + " | ".join(columns) + " |")
-        lines.append("")
-    return "\n".join(lines)
+        methods = {name: found for name, found in methods.items() if chosen(found)}
+        if len(methods) < 2:
+            continue
+        dense = next(iter(methods.values()))[0]["dense"]
+        steps = sorted({row["steps"] for found in methods.values() for row in found})
+        title = f"**{network}, -{100 * remove:.0f} % MACs** (dense {dense:.2f}, {', '.join(map(str, steps))} steps)"
+        header = ["method", "MACs left", "after the cut", "fine-tuned", f"against {YARDSTICK}"]
+        parts.append(title + "\n\n" + table(header, _lines(methods)))
+    return "\n\n".join(parts)
 
 
-if __name__ == "__main__":
-    print(table([json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text().splitlines()]))
+def _lines(methods: Mapping[str, Sequence[Row]]) -> list[list[str]]:
+    yardstick = {row["seed"]: row["tuned"] for row in methods.get(YARDSTICK, ())}
+    lines = []
+    for name, found in sorted(methods.items(), key=lambda item: -statistics.mean(row["tuned"] for row in item[1])):
+        gains = [row["tuned"] - yardstick[row["seed"]] for row in found if row["seed"] in yardstick]
+        left = f"{100 * statistics.mean(row['macs_left'] for row in found):.1f} %"
+        accuracies = (mean_and_deviation([row[key] for row in found]) for key in ("one_shot", "tuned"))
+        lines.append([name, left, *accuracies, mean_and_deviation(gains, "+") if gains else ""])
+    return lines
