@@ -16,6 +16,7 @@ from .estimators import (
 from .levels import Levels
 from .observe import observe
 from .scoring import Scores, score_model, score_random, score_weights
+from .suggest import LevelSuggestion, suggest_levels
 
 __all__ = [
     "AuraEntropy",
@@ -24,6 +25,7 @@ __all__ = [
     "ChunkedInformation",
     "Estimator",
     "LevelCalibration",
+    "LevelSuggestion",
     "Levels",
     "LiteralAura",
     "PairInformation",
@@ -36,4 +38,5 @@ __all__ = [
     "score_model",
     "score_random",
     "score_weights",
+    "suggest_levels",
 ]

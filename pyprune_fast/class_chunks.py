@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._checks import check_count
 from .estimators import ChunkedInformation, Estimator, LabelInformation
+from .observe import named
 from .ops._common import classes as checked_labels
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
@@ -55,10 +56,7 @@ class ClassChunks:
                     self.images += count
                     yield inputs[mine], labels[mine] - low
             for layer, observer in self.observers.items():
-                try:
-                    self.informations[layer].add(observer)
-                except ValueError as error:
-                    raise ValueError(f"layer {layer}: {error}") from error
+                named(layer, self.informations[layer].add, observer)
         for observer in self.observers.values():
             observer.reset()
 
@@ -73,7 +71,9 @@ def check_class_chunk(class_chunk: int, criterion: Estimator, loader: Iterable[A
         raise ValueError("score_model: loader: wanted one that can be read again for every chunk of classes, got an iterator")
 
 
-def check_memory(estimators: Mapping[str, Estimator], axes: Mapping[str, int], class_chunk: int | None, max_bytes: int) -> None:
+def check_memory(
+    estimators: Mapping[str, Estimator], axes: Mapping[str, int], class_chunk: int | None, max_bytes: int, sets: int = 1
+) -> None:
     """ValueError if the counts of all layers together would take more than max_bytes; sets each estimator's own limit to it.
 
     Args:
@@ -81,14 +81,16 @@ def check_memory(estimators: Mapping[str, Estimator], axes: Mapping[str, int], c
         axes: layer name -> number of spatial axes of its maps.
         class_chunk: classes that are counted at a time; None for all.
         max_bytes: the limit.
+        sets: how many sets of counts there will be of each estimator.
     """
     total = 0
     for layer, estimator in estimators.items():
         estimator.max_bytes = max_bytes
         classes = estimator.num_classes or 1
-        total += estimator.state_bytes(axes[layer]) * min(class_chunk or classes, classes) // classes
+        total += sets * estimator.state_bytes(axes[layer]) * min(class_chunk or classes, classes) // classes
     if total > max_bytes:
         savings = "; ".join(sorted({estimator.savings for estimator in estimators.values()}))
+        savings = savings if sets == 1 else f"without confidence, which takes {sets} sets of counts; or {savings}"
         raise ValueError(
             f"score_model: max_bytes: wanted counts of at most {max_bytes:,} bytes, got {total:,} bytes in {len(estimators)}"
             f" layers; smaller with fewer layers at a time, or {savings}"

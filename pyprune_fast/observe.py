@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ._checks import check_choice, describe
 from .parallel import whole_output
 
 Tap = Literal["activation", "layer"]
+Result = TypeVar("Result")
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ACTIVATIONS = (
@@ -54,6 +55,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def named(layer: str, call: Callable[..., Result], *arguments: Any) -> Result:
+    """The call's result, or its error with the layer's name in front."""
+    try:
+        return call(*arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(f"layer {layer}: {error}") from error
 
 
 def channels_second(layer: nn.Module, x: Tensor) -> Tensor:
@@ -99,15 +108,14 @@ def observe(
     observation = Observation(labels)
 
     def watch(layer: str, observer: Observer) -> Any:
+        def take(scored: nn.Module, output: Tensor) -> None:
+            observer.update(channels_second(scored, whole_output(scored, output)), observation.labels)
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             start = time.perf_counter()
             if not isinstance(output, Tensor):
                 raise ValueError(f"observe: layer {layer}: wanted an output tensor, got {describe(output)}")
-            try:
-                scored = modules.get(layer, module)
-                observer.update(channels_second(scored, whole_output(scored, output)), observation.labels)
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise type(error)(f"layer {layer}: {error}") from error
+            named(layer, take, modules.get(layer, module), output)
             observation.seconds += time.perf_counter() - start
 
         return hook

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from . import ops
 from ._checks import check_count, describe
+from .anytime import GROUPS, Anytime, checked_settings
 from .class_chunks import ClassChunks, check_class_chunk, check_memory
 from .distributed import Group, agree, all_merge, each, first_batches, first_example, merge_calibrations
 from .estimators import AuraInformation, ChunkedInformation, Estimator, LevelCalibration
-from .observe import Observation, Observer, Tap, eval_mode, find_taps, observe
+from .observe import Observation, Observer, Tap, eval_mode, find_taps, named, observe
 from .parallel import Turns, state_facts, unwrapped, whole
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -34,6 +36,14 @@ class Scores:
         seconds: time spent scoring, forward passes left out.
         forward_seconds: time of the forward passes in which the scoring took place.
         estimators: layer name -> its estimator, for its counts and levels; empty for weights and chunks of classes.
+        settled: whether the pass was ended before the loader, since what falls below the cut was settled; None where that was
+            not asked for (no `confidence`).
+        images_saved: how many images were not read, were the batches left as large as those read; None where the loader has
+            no length.
+        standard_errors: layer name -> (C,) float64, standard error of each score over images drawn like those read; NaN where
+            the loader had fewer than 8 batches. Empty without `confidence`, as is `overlap`.
+        overlap: layer name -> expected share of the channels below the cut that the full pass would put there too; 1 where
+            this was the full pass.
     """
 
     layers: Mapping[str, Tensor]
@@ -42,6 +52,10 @@ class Scores:
     seconds: float = 0.0
     forward_seconds: float = 0.0
     estimators: Mapping[str, Estimator] = field(default_factory=dict, repr=False)
+    settled: bool | None = None
+    images_saved: int | None = 0
+    standard_errors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    overlap: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -61,6 +75,8 @@ def score_model(
     zero_bin: bool = True,
     class_chunk: int | None = None,
     max_bytes: int = Estimator.max_bytes,
+    confidence: float | None = None,
+    remove: float | None = None,
     progress: bool = False,
     group: Group | None = None,
 ) -> Scores:
@@ -73,6 +89,9 @@ def score_model(
     scores of all the data. Ranks may hold any numbers of batches, also none. Where batch i of one process is batch i // W of
     rank i % W (W ranks), levels and counts are those of that process bit for bit, if the model's outputs are; otherwise the
     levels come from other images, those that stand first in that order.
+
+    With `confidence` the pass ends once it is settled which channels of each layer fall below the cut; see Anytime. The scores
+    are those of a plain pass over the images read. The images must come in random order.
 
     Args:
         model: any module that takes a batch of inputs. One in DistributedDataParallel is scored by the names it has inside;
@@ -92,6 +111,10 @@ def score_model(
             runs through the model once. The scores are those of one pass up to rounding, if the model's outputs do not depend
             on what shares a batch. See ChunkedInformation.
         max_bytes: how much the counts of all layers may take together; more is refused before anything is counted.
+        confidence: expected share of the channels below the cut that the full pass would put there too, in (0, 1), to be
+            reached in every layer; None reads all batches. It takes 8 sets of counts. In one process, without class_chunk.
+        remove: where the cut is: the fraction of each layer's channels that will go, round(remove * C) of C, in [0, 1). To be
+            given with `confidence`, and has no default: settled for one cut says nothing of another.
         progress: whether to show a progress bar.
         group: the ranks that hold different data, as torch.distributed.group.WORLD; default this process alone.
 
@@ -102,7 +125,8 @@ def score_model(
         TypeError: a batch of the wrong form.
         ValueError: an empty loader, an unknown layer, labels missing or out of range, NaN activations (layer and channels are
             named), a model that runs none of the layers, counts of more than max_bytes, a criterion or a loader that
-            class_chunk cannot take, class_chunk with group; ranks of a group that differ in weights, layers or criterion.
+            class_chunk cannot take, more than one of class_chunk, confidence and group; confidence or remove out of range;
+            ranks of a group that differ in weights, layers or criterion.
         RuntimeError: a rank of the group died, or stayed away for longer than the group's timeout.
 
     Example:
@@ -118,10 +142,13 @@ def score_model(
     if not isinstance(criterion, Estimator):
         raise TypeError(f"score_model: criterion: wanted an Estimator, got {describe(criterion)}")
     check_count("score_model", "calibration_images", calibration_images, 1)
+    settings = None if confidence is None and remove is None else checked_settings(confidence, remove)
+    given = {"class_chunk": class_chunk, "confidence": settings, "group": group}
+    if len(names := [name for name, value in given.items() if value is not None]) > 1:
+        raise ValueError(f"score_model: {', '.join(names)}: wanted one of them at most, got {len(names)}")
     if class_chunk is not None:
         check_class_chunk(class_chunk, criterion, loader)
-        if group is not None:
-            raise ValueError("score_model: class_chunk, group: wanted one of them at most, got both")
+    length = operator.length_hint(loader, -1)  # -1 where it does not say
     wrapped, model = model, unwrapped(model)
     batches = _Batches(model, loader, criterion.needs_labels)
     first, read = first_batches(iter(batches), lambda batch: len(batch[0]), calibration_images, group)
@@ -143,13 +170,19 @@ def score_model(
         forward, observation = run(first, calibrations)
         calibrations = calibrations if group is None else merge_calibrations(calibrations, group)
         estimators = {
-            layer: criteria[layer].with_levels(_named(layer, calibration.compute).to(batches.device), num_classes)
+            layer: criteria[layer].with_levels(named(layer, calibration.compute).to(batches.device), num_classes)
             for layer, calibration in calibrations.items()
         }
-        check_memory(estimators, axes, class_chunk, max_bytes)
+        check_memory(estimators, axes, class_chunk, max_bytes, 1 if settings is None else GROUPS)
+        anytime = Anytime(estimators, *settings, length if length >= 0 else None) if settings is not None else None
+        everything = itertools.chain(first, read, batches)
         bar = "scoring" if progress else None
-        if class_chunk is None:
-            more, counted = run(itertools.chain(first, read, batches), estimators, bar=bar)
+        if anytime is not None:
+            more, counted = run(anytime.until_settled(everything), anytime.observers, bar=bar)
+            estimators = anytime.merged()
+            scored, images = dict[str, Estimator | ChunkedInformation](estimators), anytime.images
+        elif class_chunk is None:
+            more, counted = run(everything, estimators, bar=bar)
             estimators = estimators if group is None else all_merge(estimators, group)
             scored, images = dict[str, Estimator | ChunkedInformation](estimators), sum(each(batches.images, group))
         else:
@@ -157,15 +190,19 @@ def score_model(
             more, counted = run(chunks.batches(), chunks.observers, bar=bar)
             scored, images, estimators = dict(chunks.informations), chunks.images, {}
     start = time.perf_counter()
-    results = {layer: _named(layer, estimator.compute).cpu() for layer, estimator in scored.items()}
+    results = {layer: named(layer, estimator.compute).cpu() for layer, estimator in scored.items()}
     finish = time.perf_counter() - start
-    return Scores(
-        results,
-        type(criterion).__name__,
-        images,
-        observation.seconds + counted.seconds + finish,
-        forward + more,
-        estimators,
+    seconds = observation.seconds + counted.seconds + finish
+    scores = Scores(results, type(criterion).__name__, images, seconds, forward + more, estimators)
+    if anytime is None:
+        return scores
+    return replace(
+        scores,
+        seconds=seconds + anytime.seconds,
+        settled=anytime.settled,
+        images_saved=anytime.images_saved,
+        standard_errors=anytime.standard_errors,
+        overlap=anytime.overlap,
     )
 
 
@@ -312,11 +349,3 @@ def _run(
             seconds += time.perf_counter() - start
     turns.finish(lambda: model(example))
     return seconds - observation.seconds, observation
-
-
-def _named(layer: str, compute: Any) -> Any:
-    """The result of compute(), or its error with the layer's name in front."""
-    try:
-        return compute()
-    except (RuntimeError, ValueError) as error:
-        raise type(error)(f"layer {layer}: {error}") from error

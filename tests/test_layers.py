@@ -24,7 +24,7 @@ LAYERS = (
     ("_native", "reference", "jit"),
     ("ops",),
     ("estimators",),
-    ("observe", "class_chunks", "distributed", "parallel", "scoring", "baselines"),
+    ("observe", "class_chunks", "distributed", "parallel", "anytime", "scoring", "suggest", "baselines"),
     ("graph", "slicing"),
     ("prune",),
     ("report", "demo", "cli"),
