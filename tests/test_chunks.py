@@ -125,7 +125,7 @@ def test_score_model_in_chunks(criterion: LabelInformation, size: int) -> None:
     assert chunked.layers.keys() == whole.layers.keys()
     assert all(close(chunked.layers[layer], whole.layers[layer]) for layer in whole.layers)
     assert (chunked.images, chunked.criterion, dict(chunked.estimators)) == (whole.images, whole.criterion, {})
-    assert model.images == 20 + 40 + 2  # levels, each image once, and two probes of one image
+    assert model.images == 20 + 40 + 3  # levels, each image once, and three probes of one image
     assert whole.images == 40
 
 
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused() -> None:
     model = Once()
     with pytest.raises(ValueError, match=rf"^score_model: max_bytes: .* {sizes[9]:,} bytes in 2 layers; .*class_chunk"):
         score_model(model, loader(), max_bytes=sizes[9] - 1)
-    assert model.images == 40 + 2  # levels and probes: nothing was counted
+    assert model.images == 40 + 3  # levels and probes: nothing was counted
     score_model(Once(), loader(), max_bytes=sizes[4], class_chunk=4)
     score_model(Once(), loader(), max_bytes=sizes[9], class_chunk=20)
     with pytest.raises(ValueError, match=rf"{sizes[4]:,} bytes in 2 layers"):
