@@ -209,7 +209,7 @@ def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "
     return taps
 
 
-def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any) -> dict[str, str]:
+def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any, *, after_activation: bool = True) -> dict[str, str]:
     """The BatchNorm that normalises each layer's channels: right after the layer, or after its activation module.
 
     Found by following the layer's output through one forward pass, as in find_taps; what passes through a function (F.relu,
@@ -219,6 +219,7 @@ def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any) -> dict[str
         model: runs once on `inputs`, in eval mode.
         layers: names of the layers.
         inputs: what the model takes; a batch of one will do.
+        after_activation: whether one after an activation module counts, too.
 
     Returns:
         layer name -> name of the BatchNorm; layers without one, or that the pass did not run, are left out.
@@ -227,7 +228,7 @@ def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any) -> dict[str
     norms = {}
     for index in calls.of_layers:
         norm = calls.followed(index, _NORMS)
-        if norm is None and (activation := calls.followed(index, _ACTIVATIONS)) is not None:
+        if norm is None and after_activation and (activation := calls.followed(index, _ACTIVATIONS)) is not None:
             norm = calls.followed(activation, _NORMS)
         if norm is not None:
             norms[calls[index].name] = calls[norm].name

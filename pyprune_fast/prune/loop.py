@@ -17,7 +17,8 @@ from pyprune_fast._checks import check_choice, check_count, describe
 from pyprune_fast.graph import find_groups
 from pyprune_fast.observe import eval_mode
 from pyprune_fast.scoring import Scores
-from pyprune_fast.slicing import Cut, Group, Plan, apply
+from pyprune_fast.slicing import Cut, Group, Plan, apply, compensate
+from pyprune_fast.slicing.compensation import METHODS, Method
 from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import Ranking, Target, group_scores, hrel_schedule, lowest, plan_for
@@ -78,6 +79,7 @@ class Round:
         scores: what it was decided on.
         metric_cut, metric_tuned: the metric after the cut, and after fine-tuning.
         seconds: time of the whole round.
+        uncompensated: layers that read removed channels and could not be compensated, and why; empty without compensation.
     """
 
     plan: Plan
@@ -85,6 +87,7 @@ class Round:
     metric_cut: float
     metric_tuned: float
     seconds: float
+    uncompensated: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -154,6 +157,8 @@ class Pruner:
             "local" with any other. HRel's recipe divides by itself.
         min_channels, round_to: kept widths are at least this, and multiples of that where possible.
         layers: names of the layers to score; groups of other layers keep their channels. Default: as the criterion does.
+        compensation: "mean" or "least_squares": with each cut, the layers that read the removed channels get new weights from
+            data.calibration, see slicing.compensate; None for none.
         steps: fine-tuning steps, divided among the rounds.
         learning_rate, autocast: of the default fine-tuning.
         tune: fine-tunes a model in place; default: SGD on data.train, see prune.tune.fine_tune.
@@ -190,6 +195,7 @@ class Pruner:
         min_channels: int = 1,
         round_to: int = 1,
         layers: Sequence[str] | None = None,
+        compensation: Method | None = None,
         steps: int = 400,
         learning_rate: float = 0.04,
         autocast: torch.dtype | None = None,
@@ -205,6 +211,9 @@ class Pruner:
         check_choice("Pruner", "ranking", ranking, ("local", "global", "curves"))
         self.model, self.data = model, data
         self.criterion = criterion
+        if compensation is not None:
+            check_choice("Pruner", "compensation", compensation, METHODS)
+        self.compensation = compensation
         self.target = target if target is not None else Target("macs", 0.4)
         self.rounds = check_count("Pruner", "rounds", rounds, 1)
         self.ranking: Division = ranking
@@ -270,12 +279,14 @@ class Pruner:
             self.model, self.data.calibration, self.criterion, layers=self.layers, seed=self.seed, progress=self.progress
         )
         plan = self._plan(groups, scores, number, result, example)
-        result._cuts.append(apply(self.model, plan))
+        found = compensate(self.model, plan, self.data.calibration, self.compensation) if self.compensation else None
+        result._cuts.append(apply(self.model, plan, found))
         with eval_mode(self.model):
             self.model(example)
         metric_cut = self.metric(self.model)
         self.tune(self.model)
-        result.rounds.append(Round(plan, scores, metric_cut, self.metric(self.model), time.perf_counter() - start))
+        metric_tuned, seconds = self.metric(self.model), time.perf_counter() - start
+        result.rounds.append(Round(plan, scores, metric_cut, metric_tuned, seconds, found.skipped if found else {}))
 
     def _plan(self, groups: Sequence[Group], scores: Scores, number: int, result: Result, example: Tensor) -> Plan:
         by_group = group_scores(groups, scores.layers)

@@ -1,7 +1,8 @@
-"""What to cut, as pure data, and the cutting: `Member`, `Group`, `Plan`, `apply`, `Cut`."""
+"""What to cut, as pure data, and the cutting: `Member`, `Group`, `Plan`, `apply`, `Cut`, `compensate`, `Compensation`."""
 
+from .compensation import Compensation, compensate
 from .cut import Cut, apply
 from .group import Group, Member
 from .plan import Plan
 
-__all__ = ["Cut", "Group", "Member", "Plan", "apply"]
+__all__ = ["Compensation", "Cut", "Group", "Member", "Plan", "apply", "compensate"]

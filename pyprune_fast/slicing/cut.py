@@ -15,20 +15,9 @@ from torch import Tensor, nn
 from pyprune_fast import ops
 
 from .attributes import derive
+from .compensation import Compensation
+from .places import Place, check_extents, held_tensors
 from .plan import Plan
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a module holds a tensor."""
-
-    module: nn.Module
-    kind: str  # "_parameters" or "_buffers"
-    name: str
-
-    def put(self, tensor: Tensor) -> None:
-        # The dictionaries are written directly: __setattr__ would run checks of foreign wrappers and lose the order.
-        getattr(self.module, self.kind)[self.name] = tensor
 
 
 @dataclass(frozen=True)
@@ -36,7 +25,7 @@ class _State:
     """A tensor as it was when the cut was made."""
 
     tensor: Tensor
-    places: tuple[_Place, ...]
+    places: tuple[Place, ...]
     value: Tensor | None  # a copy; None for a cut tensor, whose own object is kept unused
     grad: Tensor | None
     requires_grad: bool
@@ -81,7 +70,7 @@ class Cut:
         self._states = None
 
 
-def apply(model: nn.Module, plan: Plan) -> Cut:
+def apply(model: nn.Module, plan: Plan, compensation: Compensation | None = None) -> Cut:
     """Removes the plan's channels from the model, in place.
 
     Args:
@@ -89,13 +78,16 @@ def apply(model: nn.Module, plan: Plan) -> Cut:
             requires_grad, gradients, persistence of buffers, hooks and memory format are kept. Optimizers must be made
             anew: they hold the uncut parameters.
         plan: What to remove.
+        compensation: New values for the layers that read the removed channels, as `compensate` found them for this plan and
+            the model as it is now. Undone with the cut.
 
     Returns:
         The cut, which can be undone. It keeps the uncut tensors and a copy of all others.
 
     Raises:
-        TypeError: ``plan`` is not a `Plan`.
-        ValueError: A tensor of the plan is missing or has another shape. The model is then untouched.
+        TypeError: ``plan`` is not a `Plan`, or ``compensation`` not a `Compensation`.
+        ValueError: A tensor of the plan is missing or has another shape; a compensation for another plan, or for a model on
+            another device or of another dtype. The model is then untouched.
 
     Example:
         >>> from pyprune_fast.slicing import Group, Member
@@ -109,12 +101,11 @@ def apply(model: nn.Module, plan: Plan) -> Cut:
         >>> model[2].in_features
         4
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"apply: plan: wanted a Plan, got {type(plan).__name__}")
-    tensors, places = _tensors(model)
-    _check(tensors, plan)
-    kept = _kept(tensors, plan)
-    fresh = {key: _gather(tensor, kept[key]) for key, tensor in _distinct(tensors) if key in kept}
+    tensors, places = held_tensors(model)
+    check_extents("apply", tensors, plan)
+    kept, values = _kept(tensors, plan), _values(tensors, plan, compensation)
+    touched = [(key, tensor) for key, tensor in _distinct(tensors) if key in kept or key in values]
+    fresh = {key: _gather(tensor, kept.get(key, {}), values.get(key)) for key, tensor in touched}
     states = [_state(tensor, tuple(places[key]), key in fresh) for key, tensor in _distinct(tensors)]
     before, after = _present_widths(model), _cut_widths(model, fresh)
     for state in states:
@@ -129,34 +120,8 @@ def apply(model: nn.Module, plan: Plan) -> Cut:
     return Cut(model, plan, states, before)
 
 
-def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[int, list[_Place]]]:
-    """Lists all parameters and buffers by every name, and where each object is held."""
-    tensors: dict[str, Tensor] = {}
-    places: dict[int, list[_Place]] = {}
-    seen: set[_Place] = set()
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for kind in ("_parameters", "_buffers"):
-            for name, tensor in getattr(module, kind).items():
-                if tensor is None:
-                    continue
-                tensors[f"{prefix}.{name}" if prefix else name] = tensor
-                place = _Place(module, kind, name)
-                if place not in seen:
-                    seen.add(place)
-                    places.setdefault(id(tensor), []).append(place)
-    return tensors, places
-
-
 def _distinct(tensors: dict[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
     yield from {id(tensor): tensor for tensor in tensors.values()}.items()
-
-
-def _check(tensors: dict[str, Tensor], plan: Plan) -> None:
-    for name, extent in plan.extents.items():
-        if name not in tensors:
-            raise ValueError(f"apply: model: wanted a tensor named {name!r}, got none")
-        if tuple(tensors[name].shape) != extent:
-            raise ValueError(f"apply: tensor {name!r}: wanted shape {extent}, got {tuple(tensors[name].shape)}")
 
 
 def _kept(tensors: dict[str, Tensor], plan: Plan) -> dict[int, dict[int, Tensor]]:
@@ -172,9 +137,26 @@ def _kept(tensors: dict[str, Tensor], plan: Plan) -> dict[int, dict[int, Tensor]
     return {key: {dim: mask.nonzero().flatten() for dim, mask in axes.items()} for key, axes in stays.items()}
 
 
-def _gather(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
-    """Builds the cut twin of a parameter or buffer, with its gradient, flags and hooks."""
-    data = _take(tensor.detach(), kept)
+def _values(tensors: dict[str, Tensor], plan: Plan, compensation: Compensation | None) -> dict[int, Tensor]:
+    """Collects the values, still of the uncut shapes, that replace those of some tensors."""
+    if compensation is None:
+        return {}
+    if not isinstance(compensation, Compensation):
+        raise TypeError(f"apply: compensation: wanted a Compensation, got {type(compensation).__name__}")
+    if compensation.plan != plan:
+        raise ValueError("apply: compensation: wanted one for this plan, got one for another")
+    for name, value in compensation.tensors.items():
+        if name not in tensors:
+            raise ValueError(f"apply: compensation: wanted tensors of the model, got {name!r}")
+        wanted, got = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensors[name], value))
+        if wanted != got:
+            raise ValueError(f"apply: compensation: tensor {name!r}: wanted {wanted} as in the model, got {got}")
+    return {id(tensors[name]): value for name, value in compensation.tensors.items()}
+
+
+def _gather(tensor: Tensor, kept: dict[int, Tensor], value: Tensor | None) -> Tensor:
+    """Builds the cut twin of a parameter or buffer, of its own values or the given ones, with its gradient, flags and hooks."""
+    data = _take(tensor.detach() if value is None else value, kept)
     if not isinstance(tensor, nn.Parameter):
         return data
     new = nn.Parameter(data, requires_grad=tensor.requires_grad)
@@ -188,7 +170,7 @@ def _gather(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
 
 def _take(x: Tensor, kept: dict[int, Tensor]) -> Tensor:
     index = {dim: positions.to(x.device) for dim, positions in kept.items()}
-    y = ops.take(x, index.pop(0, None), index.pop(1, None)) if 0 in index or 1 in index else x
+    y = ops.take(x, index.pop(0, None), index.pop(1, None)) if 0 in index or 1 in index else x.clone()
     for dim, positions in index.items():
         y = y.index_select(dim, positions)
     return y.contiguous(memory_format=_memory_format(x))
@@ -201,7 +183,7 @@ def _memory_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _state(tensor: Tensor, places: tuple[_Place, ...], is_cut: bool) -> _State:
+def _state(tensor: Tensor, places: tuple[Place, ...], is_cut: bool) -> _State:
     value = None if is_cut else tensor.detach().clone()
     grad = tensor.grad if is_cut or tensor.grad is None else tensor.grad.clone()
     return _State(tensor, places, value, grad, tensor.requires_grad)
