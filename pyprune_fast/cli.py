@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         help="each layer loses its share, or rank over all, or where the loss rises least; default: curves for the criterion"
         ' "default", else local',
     )
+    what.add_argument(
+        "--compensation",
+        choices=("none", "mean", "least_squares"),
+        help="new weights for the layers that read removed channels; default: least_squares for the criterion"
+        ' "default", else none',
+    )
     what.add_argument("--rounds", type=int, default=1, help="approach the target in so many rounds, scoring anew")
     what.add_argument("--min-channels", type=int, default=1, metavar="N", help="kept in every layer")
     what.add_argument("--round-to", type=int, default=1, metavar="N", help="kept widths are multiples of it")
@@ -159,6 +165,7 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         targets=targets,
         rounds=options.rounds,
         ranking=options.ranking,
+        compensation=options.compensation,
         min_channels=options.min_channels,
         round_to=options.round_to,
         steps=steps,

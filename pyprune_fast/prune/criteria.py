@@ -44,7 +44,7 @@ def score(
         model: The model; it is left as it was.
         calibration: Batches of (inputs, labels), for criteria that look at data.
         criterion: One of `CRITERIA`, an Estimator without levels, or any function from model to Scores. "default" is "fisher",
-            on 2,048 images; with it, Pruner divides by loss curves. See docs/quality.md for the evidence.
+            on 2,048 images; Pruner adds loss curves and compensation to it.
         layers: Names of the layers to score; default: as the criterion does.
         seed: Of the "random" criterion.
         progress: Whether to show a progress bar, for criteria that count.

@@ -150,15 +150,17 @@ class Pruner:
         model: the model; cut and fine-tuned in place by `run`, and brought back by the result's `undo`.
         data: an object with `train`, `calibration` and `test`, iterables of (inputs, labels) batches.
         criterion: a name of `CRITERIA`, an Estimator without levels, or any function from model to Scores. Low scores go first.
+            "default" is a recipe: Fisher scores, with "curves" and "least_squares" where ranking and compensation are not
+            given. docs/quality.md has the evidence for it; "sae" is the plain score of the paper.
         target: what to remove of the dense model, or HRel's recipe.
         rounds: number of rounds; a target is approached in equal steps, and each round scores anew.
         ranking: "local" (each layer loses its share), "global" (scores normalised by their layer's mean), or "curves" (where
-            the loss on data.calibration rises least, see prune.curves); None for "curves" with the criterion "default" and
-            "local" with any other. HRel's recipe divides by itself.
+            the loss on data.calibration rises least, see prune.curves); default "local", but see criterion. HRel's recipe
+            divides by itself.
         min_channels, round_to: kept widths are at least this, and multiples of that where possible.
         layers: names of the layers to score; groups of other layers keep their channels. Default: as the criterion does.
         compensation: "mean" or "least_squares": with each cut, the layers that read the removed channels get new weights from
-            data.calibration, see slicing.compensate; None for none.
+            data.calibration, see slicing.compensate; or "none", which is the default, but see criterion.
         steps: fine-tuning steps, divided among the rounds.
         learning_rate, autocast: of the default fine-tuning.
         tune: fine-tunes a model in place; default: SGD on data.train, see prune.tune.fine_tune.
@@ -195,7 +197,7 @@ class Pruner:
         min_channels: int = 1,
         round_to: int = 1,
         layers: Sequence[str] | None = None,
-        compensation: Method | None = None,
+        compensation: Method | Literal["none"] | None = None,
         steps: int = 400,
         learning_rate: float = 0.04,
         autocast: torch.dtype | None = None,
@@ -207,12 +209,12 @@ class Pruner:
     ) -> None:
         check_data(data)
         check_criterion("Pruner", criterion)
-        ranking = ranking or ("curves" if criterion == "default" else "local")
-        check_choice("Pruner", "ranking", ranking, ("local", "global", "curves"))
         self.model, self.data = model, data
         self.criterion = criterion
-        if compensation is not None:
-            check_choice("Pruner", "compensation", compensation, METHODS)
+        ranking = ranking or ("curves" if criterion == "default" else "local")
+        compensation = compensation or ("least_squares" if criterion == "default" else "none")
+        check_choice("Pruner", "ranking", ranking, ("local", "global", "curves"))
+        check_choice("Pruner", "compensation", compensation, ("none", *METHODS))
         self.compensation = compensation
         self.target = target if target is not None else Target("macs", 0.4)
         self.rounds = check_count("Pruner", "rounds", rounds, 1)
@@ -279,7 +281,9 @@ class Pruner:
             self.model, self.data.calibration, self.criterion, layers=self.layers, seed=self.seed, progress=self.progress
         )
         plan = self._plan(groups, scores, number, result, example)
-        found = compensate(self.model, plan, self.data.calibration, self.compensation) if self.compensation else None
+        found = None
+        if self.compensation != "none":
+            found = compensate(self.model, plan, self.data.calibration, self.compensation)
         result._cuts.append(apply(self.model, plan, found))
         with eval_mode(self.model):
             self.model(example)
