@@ -51,8 +51,32 @@ def test_prunes_by_every_criterion_and_takes_it_back(model: nn.Sequential, crite
         result.undo()
 
 
+def test_default_is_a_recipe(model: nn.Sequential) -> None:
+    recipe = Pruner(copy.deepcopy(model), toy.data(), steps=4).run()
+    spelt = {"criterion": "fisher", "ranking": "curves", "compensation": "least_squares"}
+    same = Pruner(copy.deepcopy(model), toy.data(), steps=4, **spelt).run()
+    assert same.plan.remove == recipe.plan.remove
+    assert recipe.plan.note["ranking"] == "curves"
+    assert fingerprint(same.model) == fingerprint(recipe.model)
+    plain = Pruner(copy.deepcopy(model), toy.data(), steps=4, ranking="local", compensation="none").run()
+    assert plain.plan.note["ranking"] == "local"
+    assert fingerprint(plain.model) != fingerprint(recipe.model)
+
+
+def test_curves_ask_the_loss_that_is_given(model: nn.Sequential) -> None:
+    asked = []
+
+    def loss(model: nn.Module) -> float:
+        asked.append(model[0].out_channels)
+        return -10.0 * model[0].out_channels  # the first layer is dear
+
+    result = Pruner(model, toy.data(), criterion="l1", ranking="curves", loss=loss, target=Target("macs", 0.3), steps=0).run()
+    assert min(asked) < 8
+    assert result.widths().keys() == {"3"}
+
+
 def test_aura_keeps_what_the_task_needs(model: nn.Sequential) -> None:
-    result = Pruner(model, toy.data(), target=Target("macs", 0.4), steps=16).run()
+    result = Pruner(model, toy.data(), criterion="sae", target=Target("macs", 0.4), steps=16).run()
     assert result.rounds[0].metric_tuned > 0.95
 
 
@@ -109,6 +133,8 @@ def test_an_interrupted_run_leaves_the_model_untouched(model: nn.Sequential, fai
     [
         ({"criterion": "magic"}, ValueError, "wanted one of default"),
         ({"rounds": 0}, ValueError, "wanted at least 1, got 0"),
+        ({"ranking": "fair"}, ValueError, "Pruner: ranking: wanted .*curves.*, got 'fair'"),
+        ({"compensation": "median"}, ValueError, "Pruner: compensation: wanted .*least_squares.*, got 'median'"),
         ({"steps": 1.5}, TypeError, "wanted an int"),
         ({"data": SimpleNamespace(train=[], test=[])}, TypeError, r"\.calibration"),
     ],
