@@ -6,14 +6,14 @@ TypeError: not a tensor, or a wrong dtype. ValueError: shape, range, or tensors 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Correction = Literal["plug-in", "miller-madow"]  # of an entropy estimate
-CORRECTIONS = ("plug-in", "miller-madow")
+Correction = Literal["plug-in", "miller-madow", "grassberger", "chao-shen", "james-stein", "jackknife"]  # of an entropy
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -75,7 +75,8 @@ def check_activation(op: str, x: Tensor) -> None:
 def check_choice(op: str, name: str, value: object, choices: Sequence[str]) -> None:
     """ValueError unless the value is one of the choices."""
     if value not in choices:
-        raise ValueError(f"{op}: {name}: wanted {' or '.join(repr(c) for c in choices)}, got {value!r}")
+        *others, last = map(repr, choices)
+        raise ValueError(f"{op}: {name}: wanted {', '.join(others)} or {last}, got {value!r}")
 
 
 def check_count(op: str, name: str, value: object, low: int, high: int | None = None) -> int:

@@ -6,9 +6,14 @@ Same names, arguments and results as the kernels, bit for bit. Slow and memory-h
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from ._checks import CORRECTIONS
+
+PAIR_TABLES = 1 << 23  # cells of the pair counts that are held at a time, or one pair's tables where these are more
 
 
 def aura_counts(
@@ -36,12 +41,37 @@ def aura_counts(
         counts[:, :, r % R] += torch.bincount(kept, minlength=C * K * L * L).reshape(C, K, L, L)
 
 
-def entropy(counts: Tensor, miller_madow: bool) -> Tensor:
-    """Contract: csrc/core/entropy.h; equal up to rounding."""
-    total = counts.sum(-1).double().clamp(min=1)
-    # -p log p is exactly 0 for p = 0 and p = 1, so a constant map's entropy is exactly 0.
-    plugin: Tensor = torch.special.entr(counts / total[..., None]).sum(-1)
-    return plugin + ((counts > 0).sum(-1) - 1).clamp(min=0) / (2 * total) if miller_madow else plugin
+def entropy(counts: Tensor, correction: str) -> Tensor:
+    """Contract: csrc/core/entropy.h, and correction.h; equal up to rounding."""
+    used, n, N = (counts > 0).sum(-1), counts.double(), counts.sum(-1, keepdim=True).double().clamp(min=1)
+    if correction == "grassberger":
+        terms = n * (torch.digamma((n / 2).floor() + 0.5) + math.log(2))
+        found = N.log().squeeze(-1) - (terms / N).sum(-1)
+    elif correction == "jackknife":
+        found = _jackknife_d(N).squeeze(-1) - (n * _jackknife_d(n.clamp(min=1)) / N).sum(-1)
+    elif correction == "chao-shen":
+        singles = (counts == 1).sum(-1, keepdim=True)
+        q = (N - singles.clamp(max=N - 1)) / N * (n / N)
+        found = (torch.special.entr(q) / -torch.expm1(N * torch.log1p(-q)).where(counts > 0, -1.0)).sum(-1)
+    elif correction == "james-stein":
+        p, share = n / N, 1 / max(counts.shape[-1], 1)
+        squares = p.square().sum(-1, keepdim=True)
+        variance, spread = 1 - squares, (N - 1) * (squares - share)
+        shrinkage = (variance / spread).where(variance < spread, 1.0).clamp(min=0)
+        found = torch.special.entr(shrinkage * share + (1 - shrinkage) * p).sum(-1)
+    elif correction in ("plug-in", "miller-madow"):
+        found = torch.special.entr(n / N).sum(-1)
+        if correction == "miller-madow":
+            found += (used - 1) / (2 * N.squeeze(-1))
+    else:
+        raise ValueError(f"correction: wanted {' or '.join(CORRECTIONS)}, got {correction!r}")
+    return found.clamp(min=0).where(used > 1, 0.0)
+
+
+def _jackknife_d(n: Tensor) -> Tensor:
+    """The jackknife's n log n - (n-1) log(n-1), for n >= 1."""
+    d: Tensor = n.log() - torch.special.xlog1py(n - 1, -1 / n)
+    return d
 
 
 def extremes(x: Tensor, low: Tensor, high: Tensor, nans: Tensor) -> None:
@@ -56,11 +86,11 @@ def extremes(x: Tensor, low: Tensor, high: Tensor, nans: Tensor) -> None:
     torch.maximum(high, values.masked_fill(missing, -math.inf).amax(1) + 0.0, out=high)
 
 
-def information(counts: Tensor, miller_madow: bool) -> Tensor:
+def information(counts: Tensor, correction: str) -> Tensor:
     """Contract: csrc/core/entropy.h; equal up to rounding."""
     pairs = counts.sum(-1).double()
     weight = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
-    return entropy(counts.sum(-2), miller_madow) - (weight * entropy(counts, miller_madow)).sum(-1)
+    return entropy(counts.sum(-2), correction) - (weight * entropy(counts, correction)).sum(-1)
 
 
 def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor, nans: Tensor) -> None:
@@ -93,13 +123,28 @@ def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
         counts[a] += torch.bincount(kept, minlength=C * L * L).reshape(C, L, L)
 
 
-def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
-    """Contract: csrc/core/pairs.h."""
+def pair_information(
+    x: Tensor, edges: Tensor, correction: str, nans: Tensor, count: Callable[..., None] = pair_counts
+) -> Tensor:
+    """Contract: csrc/core/pairs.h. The counts, by `count`, are those of two blocks of channels at a time."""
     C, L = x.shape[1], edges.shape[1] + 1
-    counts = torch.zeros(C, C, L, L, dtype=torch.int64, device=x.device)
-    pair_counts(x, edges, counts, nans)
-    rows, columns, joint = (entropy(n, miller_madow) for n in (counts.sum(-1), counts.sum(-2), counts.flatten(-2)))
-    return rows + columns - joint
+    side = max(1, math.isqrt(PAIR_TABLES // (2 * L) ** 2))
+    blocks = [slice(first, min(first + side, C)) for first in range(0, C, side)]
+    information = x.new_empty((C, C), dtype=torch.float64)
+    for i, rows in enumerate(blocks):
+        for columns in blocks[i:]:
+            same = rows == columns
+            some = x[:, rows] if same else torch.cat([x[:, rows], x[:, columns]], 1)
+            of_some = edges[rows] if same else torch.cat([edges[rows], edges[columns]])
+            counts = torch.zeros(some.shape[1], some.shape[1], L, L, dtype=torch.int64, device=x.device)
+            count(some, of_some, counts, nans[rows] if same else torch.zeros_like(counts[0, :, 0, 0]))  # once each
+            counts = counts[: rows.stop - rows.start, columns.start - columns.stop :]
+            of_row, of_column, joint = (entropy(n, correction) for n in (counts.sum(-1), counts.sum(-2), counts.flatten(-2)))
+            found = of_row + of_column - joint
+            if same:
+                found.diagonal().copy_(of_row.diagonal())
+            information[rows, columns], information[columns, rows] = found, found.T
+    return information
 
 
 def take(x: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from strategies import LAYOUTS, Case, cases, edges, laid_out, thorough, values
 from torch import Tensor
 
 from pyprune_fast import Levels, _native, ops
+from pyprune_fast._checks import CORRECTIONS
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or _native.cuda_trouble() != "", reason="no CUDA device, or no kernels for it"
@@ -66,7 +67,7 @@ def test_layouts_and_take(layout: str) -> None:
         ops.take(there(case.x), torch.tensor([3, 0], device="cuda"))
 
 
-@pytest.mark.parametrize("correction", ["plug-in", "miller-madow"])
+@pytest.mark.parametrize("correction", CORRECTIONS)
 def test_information(correction: str) -> None:
     case = random_case()
     x, nans = case.x.nan_to_num(), torch.zeros(16, dtype=torch.int64)

@@ -21,6 +21,7 @@ from test_take import DTYPES, index, numbered, takes
 from torch import Tensor
 
 from pyprune_fast import Levels, _cpu
+from pyprune_fast._checks import CORRECTIONS
 from pyprune_fast.jit import kernels, numba_cpu, torch_cpu
 from pyprune_fast.jit.views import float_memory
 from pyprune_fast.neighborhood import half_offsets
@@ -41,17 +42,17 @@ def counted(
     triples = [(*(0,) * (3 - len(r)), *r) for r in offsets]
     aura, merged = (torch.ones(C, K, R, L, L, dtype=torch.int64) for R in (len(triples), min(len(triples), 1)))
     joint, pairs = zeros(C, K, L), zeros(C, C, L, L)
-    nans, information = zeros(7, C), torch.full((2, C, C), 9.0, dtype=torch.float64)
+    nans, information = zeros(11, C), torch.full((len(CORRECTIONS), C, C), 9.0, dtype=torch.float64)
     low = torch.full((C,), math.inf)
     low[1::2] = 0.25
     high = -low
     module.aura_counts(x, levels.edges, triples, periodic, labels, aura, nans[0], workers)
-    module.aura_counts(x, levels.edges, triples, periodic, labels, merged, nans[5], workers)
-    module.extremes(x, low, high, nans[6], workers)
+    module.aura_counts(x, levels.edges, triples, periodic, labels, merged, nans[9], workers)
+    module.extremes(x, low, high, nans[10], workers)
     module.joint_counts(x, levels.edges, labels, joint, nans[1], workers)
     module.pair_counts(x, levels.edges, pairs, nans[2], workers)
-    module.pair_information(x, levels.edges, False, information[0], nans[3], workers)
-    module.pair_information(x, levels.edges, True, information[1], nans[4], workers)
+    for i, correction in enumerate(CORRECTIONS):
+        module.pair_information(x, levels.edges, correction, information[i], nans[3 + i], workers)
     return [aura, merged, joint, pairs, nans, low.view(torch.int32), high.view(torch.int32), information]
 
 
@@ -149,39 +150,41 @@ def test_denormals_are_numbers_while_torch_flushes_them(dtype: torch.dtype) -> N
 # --- entropies -----------------------------------------------------------------------------------------------------------
 
 
-def entropies(module: Any, counts: Tensor, corrected: bool, workers: int = 1) -> list[Tensor]:
+def entropies(module: Any, counts: Tensor, correction: str, workers: int = 1) -> list[Tensor]:
     """Information and entropies of counts (A, B, K, cells)."""
     rows = counts.flatten(0, 2).contiguous()
     shared, single = (torch.full(shape, 9.0, dtype=torch.float64) for shape in (counts.shape[:2], rows.shape[:1]))
-    module.information(counts, corrected, shared, workers)
-    module.entropy(rows, corrected, single, workers)
+    module.information(counts, correction, shared, workers)
+    module.entropy(rows, correction, single, workers)
     return [shared, single]
 
 
-def compare_entropies(counts: Tensor, corrected: bool, workers: int) -> None:
-    wanted = entropies(_cpu, counts, corrected)
-    for got, same in zip(entropies(numba_cpu, counts, corrected, workers), wanted, strict=True):
+def compare_entropies(counts: Tensor, correction: str, workers: int) -> None:
+    wanted = entropies(_cpu, counts, correction)
+    for got, same in zip(entropies(numba_cpu, counts, correction, workers), wanted, strict=True):
         assert torch.equal(got, same)
-    tolerances = (3 * tolerance(counts.sum(2)), tolerance(counts))
-    for got, near, allowed in zip(entropies(torch_cpu, counts, corrected), wanted, tolerances, strict=True):
+    tolerances = (3 * tolerance(counts.sum(2), correction), tolerance(counts, correction))
+    for got, near, allowed in zip(entropies(torch_cpu, counts, correction), wanted, tolerances, strict=True):
         assert off(got.flatten(), near.flatten().tolist()) <= 2 * allowed  # of either
 
 
 tables = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 20))
+kinds = st.sampled_from([3, 10, len(NUMBERS)])
 
 
 @few
-@given(tables, st.sampled_from(LAYOUTS), st.permutations(range(3)), st.sampled_from([3, 10, len(NUMBERS)]), st.booleans())
-def test_entropies(shape: tuple[int, ...], layout: str, order: list[int], kinds: int, corrected: bool) -> None:
+@given(tables, st.sampled_from(LAYOUTS), st.permutations(range(3)), kinds, st.sampled_from(CORRECTIONS))
+def test_entropies(shape: tuple[int, ...], layout: str, order: list[int], kinds: int, correction: str) -> None:
     counts = laid_out(picked(NUMBERS[:kinds], shape, sum(shape)), layout).permute(*order, 3)
-    compare_entropies(counts if counts.stride(3) == 1 else counts.clone(memory_format=torch.contiguous_format), corrected, 1)
+    compare_entropies(counts if counts.stride(3) == 1 else counts.clone(memory_format=torch.contiguous_format), correction, 1)
 
 
 @pytest.mark.parametrize("kinds", [10, len(NUMBERS)])
 @pytest.mark.parametrize("shape", [(2, 20, 3, 1024), (3, 7, 2, 2085), (300, 1, 10, 16)])
-def test_entropies_of_more_than_one_piece_and_task(shape: tuple[int, ...], kinds: int) -> None:
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_entropies_of_more_than_one_piece_and_task(correction: str, shape: tuple[int, ...], kinds: int) -> None:
     counts = picked(NUMBERS[:kinds], shape, kinds)
-    compare_entropies(counts.transpose(1, 2).contiguous().transpose(1, 2), True, 2)
+    compare_entropies(counts.transpose(1, 2).contiguous().transpose(1, 2), correction, 2)
 
 
 # --- weights -------------------------------------------------------------------------------------------------------------
@@ -253,10 +256,10 @@ AURA = {"x": X, "edges": EDGES, "offsets": [(0, 0, 1)], "periodic": False, "labe
 JOINT = {"x": X, "edges": EDGES, "labels": None, "counts": zeros(3, 1, 2), "nans": NANS}
 PAIRS = {"x": X, "edges": EDGES, "counts": zeros(3, 3, 2, 2), "nans": NANS}
 INFORMATION = {
-    "x": X, "edges": EDGES, "miller_madow": False, "information": zeros(3, 3, dtype=torch.float64), "nans": NANS,
+    "x": X, "edges": EDGES, "correction": "plug-in", "information": zeros(3, 3, dtype=torch.float64), "nans": NANS,
 }  # fmt: skip
-ENTROPY = {"counts": zeros(3, 4), "miller_madow": False, "entropies": zeros(3, dtype=torch.float64)}
-SHARED = {"counts": zeros(2, 3, 4, 5), "miller_madow": False, "information": zeros(2, 3, dtype=torch.float64)}
+ENTROPY = {"counts": zeros(3, 4), "correction": "plug-in", "entropies": zeros(3, dtype=torch.float64)}
+SHARED = {"counts": zeros(2, 3, 4, 5), "correction": "plug-in", "information": zeros(2, 3, dtype=torch.float64)}
 RANGE = {"x": X, "low": torch.zeros(3), "high": torch.zeros(3), "nans": NANS}
 NORMS = {"x": X, "power": 1, "factor": None, "rows": torch.zeros(2), "columns": torch.zeros(3)}
 TAKE = {"x": X, "rows": ROWS, "columns": None, "out": torch.zeros(2, 3, 4)}
@@ -332,13 +335,22 @@ def test_plain_torch_refuses_indices(changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "rows", [[[3, -1]], [[2**52]], [[2**51, 2**51]], [[5000, -4096, 2**51]], [[2**51], [2**51]], [[1], [-1]]]
 )
-def test_refuses_numbers_that_are_no_counts(module: Any, rows: list[list[int]]) -> None:
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_refuses_numbers_that_are_no_counts(correction: str, module: Any, rows: list[list[int]]) -> None:
     text = r"^counts: wanted n >= 0 and sums below 2\^52$"
     with pytest.raises(ValueError, match=text):
-        module.information(torch.tensor([[rows]]), False, zeros(1, 1, dtype=torch.float64), 1)
+        module.information(torch.tensor([[rows]]), correction, zeros(1, 1, dtype=torch.float64), 1)
     if len(rows) == 1:
         with pytest.raises(ValueError, match=text):
-            module.entropy(torch.tensor(rows), False, zeros(1, dtype=torch.float64), 1)
+            module.entropy(torch.tensor(rows), correction, zeros(1, dtype=torch.float64), 1)
+
+
+@pytest.mark.parametrize("module", [numba_cpu, torch_cpu, _cpu], ids=["numba", "torch", "compiled"])
+def test_refuses_an_unknown_correction(module: Any) -> None:
+    text = "^correction: wanted plug-in or miller-madow or grassberger or chao-shen or james-stein or jackknife"
+    for kernel, arguments in (("entropy", ENTROPY), ("information", SHARED), ("pair_information", INFORMATION)):
+        with pytest.raises(ValueError, match=text):
+            getattr(module, kernel)(**{**arguments, "correction": "best", "threads": 1})
 
 
 def ops_of(module: Any) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@
 #include "../core/pairs.h"
 #include "../core/take.h"
 #include "../cpu/isa.h"
+#include "correction_caster.h"
 #include "describe.h"
 #include "offset_caster.h"
 #include "tensor_caster.h"
@@ -26,15 +27,15 @@ PYBIND11_MODULE(_cpu, m) {
          const std::optional<ppf::TensorView>& labels, const ppf::TensorView& counts, const ppf::TensorView& nans,
          int threads) { ppf::cpu::aura_counts(x, edges, offsets, periodic, labels, counts, nans, threads); },
       "x"_a, "edges"_a, "offsets"_a, "periodic"_a, "labels"_a.none(true), "counts"_a, "nans"_a, "threads"_a, release);
-  m.def("entropy", &ppf::cpu::entropy, "counts"_a, "miller_madow"_a, "entropies"_a, "threads"_a, release);
-  m.def("information", &ppf::cpu::information, "counts"_a, "miller_madow"_a, "information"_a, "threads"_a, release);
+  m.def("entropy", &ppf::cpu::entropy, "counts"_a, "correction"_a, "entropies"_a, "threads"_a, release);
+  m.def("information", &ppf::cpu::information, "counts"_a, "correction"_a, "information"_a, "threads"_a, release);
   m.def("extremes", &ppf::cpu::extremes, "x"_a, "low"_a, "high"_a, "nans"_a, "threads"_a, release);
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
         "threads"_a, release);
   m.def("norms", &ppf::cpu::norms, "x"_a, "power"_a, "factor"_a.none(true), "rows"_a, "columns"_a, "threads"_a,
         release);
   m.def("pair_counts", &ppf::cpu::pair_counts, "x"_a, "edges"_a, "counts"_a, "nans"_a, "threads"_a, release);
-  m.def("pair_information", &ppf::cpu::pair_information, "x"_a, "edges"_a, "miller_madow"_a, "information"_a, "nans"_a,
+  m.def("pair_information", &ppf::cpu::pair_information, "x"_a, "edges"_a, "correction"_a, "information"_a, "nans"_a,
         "threads"_a, release);
   m.def("take", &ppf::cpu::take, "x"_a, "rows"_a.none(true), "columns"_a.none(true), "out"_a, "threads"_a, release);
   m.def("isa", &ppf::cpu::active_isa_name, "The SIMD level in use.");

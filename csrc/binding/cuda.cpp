@@ -8,6 +8,7 @@
 #include "../core/pairs.h"
 #include "../core/take.h"
 #include "../cuda/device.h"
+#include "correction_caster.h"
 #include "describe.h"
 #include "offset_caster.h"
 #include "tensor_caster.h"
@@ -60,11 +61,11 @@ void def_pairs(py::module_& m) {
       "x"_a, "edges"_a, "counts"_a, "nans"_a, "workspace"_a, "stream"_a, release);
   m.def(
       "pair_information",
-      [](const TensorView& x, const TensorView& edges, bool miller_madow, const TensorView& information,
+      [](const TensorView& x, const TensorView& edges, ppf::Correction correction, const TensorView& information,
          const TensorView& nans, const TensorView& workspace, uintptr_t stream) {
-        ppf::cuda::pair_information(x, edges, miller_madow, information, nans, workspace, stream_of(stream));
+        ppf::cuda::pair_information(x, edges, correction, information, nans, workspace, stream_of(stream));
       },
-      "x"_a, "edges"_a, "miller_madow"_a, "information"_a, "nans"_a, "workspace"_a, "stream"_a, release);
+      "x"_a, "edges"_a, "correction"_a, "information"_a, "nans"_a, "workspace"_a, "stream"_a, release);
   m.def("pairs_workspace", &ppf::cuda::pairs_workspace, "x"_a, "edges"_a,
         "Bytes that pair_counts and pair_information need.");
 }

@@ -1,10 +1,9 @@
-// entropy: from counts to entropies and to information about a class, reading every count once.
+// entropy: from counts to entropies and to information about a class.
 //
-//     H(n) = log N - (1/N) sum_i n_i log n_i          N = sum_i n_i, in nats; exactly 0 where fewer than two cells hold
-//                                                     something
-//     Miller-Madow adds (m - 1) / 2N, m = non-empty cells
+//     H(n) = log N - (1/N) sum_i n_i log n_i          N = sum_i n_i, in nats; or corrected, see correction.h; exactly 0
+//                                                     where fewer than two cells hold something
 //
-//     I = H(sum_k n_k) - sum_k (N_k / N) H(n_k)       k the classes; each of the K + 1 entropies corrected or not
+//     I = H(sum_k n_k) - sum_k (N_k / N) H(n_k)       k the classes; each of the K + 1 entropies corrected alike
 //
 //   counts       entropy: (rows, cells) int64, contiguous
 //                information: (A, B, K, cells) int64, the cells contiguous, any strides on the other axes
@@ -12,16 +11,20 @@
 //   entropies    (rows,) float64, contiguous: written
 //   information  (A, B) float64, contiguous: written
 //
-// Deterministic: a sum is taken in an order that only the number of cells decides, with a logarithm of our own
-// (cpu/entropy_terms.h): the same bits whatever the threads, the SIMD level and the machine.
+// Every count is read once from memory; Chao-Shen and James-Stein, whose terms depend on the whole table, pass over a
+// table twice, the second time in the caches.
+//
+// Deterministic: a sum is taken in an order that only the number of cells decides, with logarithms and exponentials of
+// our own (cpu/entropy_terms.h): the same bits whatever the threads, the SIMD level and the machine.
 #pragma once
 
+#include "correction.h"
 #include "tensor_view.h"
 
 namespace ppf::cpu {
 
-void entropy(const TensorView& counts, bool miller_madow, const TensorView& entropies, int threads);
+void entropy(const TensorView& counts, Correction correction, const TensorView& entropies, int threads);
 
-void information(const TensorView& counts, bool miller_madow, const TensorView& information, int threads);
+void information(const TensorView& counts, Correction correction, const TensorView& information, int threads);
 
 }  // namespace ppf::cpu

@@ -194,12 +194,12 @@ template Transpose<double> transpose();
 template Transpose<float16> transpose();
 template Transpose<bfloat16> transpose();
 
-EntropySum entropy_sum() {
+EntropyKernels entropy_kernels(Correction correction) {
 #if defined(__x86_64__)
-  if (active_isa() >= Isa::avx512) return avx512::entropy_sum;
-  if (active_isa() == Isa::avx2) return avx2::entropy_sum;
+  if (active_isa() >= Isa::avx512) return avx512::entropy_kernels(correction);
+  if (active_isa() == Isa::avx2) return avx2::entropy_kernels(correction);
 #endif
-  return portable::entropy_sum;
+  return portable::entropy_kernels(correction);
 }
 
 template <class T>

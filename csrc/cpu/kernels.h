@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../core/correction.h"
 #include "../core/dtype.h"
 #include "isa.h"
 
@@ -81,14 +82,41 @@ template <class T>
 using RangeColumns = void (*)(const T* x, int64_t outer, int64_t outer_stride, int64_t rows, int64_t row_stride,
                               int64_t width, float* low, float* high, int64_t* nans);
 
-// What an entropy is made of: sum n log n, sum n, the non-empty cells, and the bits that any count had set.
+// What an entropy is made of: the sum of terms (entropy_terms.h) and of n, the non-empty cells, and the bits that any
+// count had set.
 struct EntropySums {
   double terms = 0;
   uint64_t total = 0, used = 0, seen = 0;
 };
 
-// Adds some cells; `small` holds n log n of small counts (entropy_terms.h).
+// Adds some cells; `small` holds the terms of small counts.
 using EntropySum = void (*)(const int64_t* counts, int64_t cells, const double* small, EntropySums* sums);
+
+struct ChaoShenRow;
+
+// Writes the factors (entropy_terms.h) of a row's counts 0..kRareCounts; 1 for 0, for kRareCounts, and for sure ones.
+using UnseenFactors = void (*)(const ChaoShenRow& row, double* factors);
+
+inline constexpr uint64_t kRareCounts = 64;
+
+// The sum over some cells of (n log(1/r) - n log n) / (1 - (1 - q)^N), q = n r; `small` holds n log n.
+using ChaoShenSum = double (*)(const int64_t* counts, int64_t cells, const double* small, const double* factors,
+                               const ChaoShenRow& row);
+
+// What the terms of James-Stein depend on: x = N p = base + slope n.
+struct JamesSteinRow {
+  double base, slope;
+};
+
+// The sum of x log x over the cells that are not empty.
+using JamesSteinSum = double (*)(const int64_t* counts, int64_t cells, const JamesSteinRow& row);
+
+struct EntropyKernels {
+  EntropySum sum;
+  UnseenFactors unseen_factors;
+  ChaoShenSum chao_shen;
+  JamesSteinSum james_stein;
+};
 
 // Each of these is of the active level.
 template <class Level>
@@ -103,7 +131,7 @@ Transpose<T> transpose();
 template <class T>
 NormBlock<T> norm_block(int power, bool with_factor);
 
-EntropySum entropy_sum();
+EntropyKernels entropy_kernels(Correction correction);
 
 template <class T>
 RangeColumns<T> range_columns();

@@ -4,12 +4,12 @@
 // block stay in the caches: two channels of the block's rows with two of its columns at a time.
 #include "../core/pairs.h"
 
-#include <cmath>
+#include <numeric>
 
-#include "entropy_terms.h"
 #include "pair_tables.h"
 #include "parallel.h"
 #include "planes.h"
+#include "table_entropy.h"
 
 namespace ppf::cpu {
 namespace {
@@ -75,34 +75,45 @@ void for_each_pair(const LevelTable<Level>& x, int num_levels, int threads, Take
   });
 }
 
-double information_of(const int64_t* table, int num_levels, bool same, bool miller_madow, const EntropyTerms& terms) {
-  std::vector<uint64_t> columns(num_levels, 0);
-  uint64_t total = 0;
-  double joint = 0, row_sum = 0, column_sum = 0;
-  int cells = 0, rows = 0, used_columns = 0;
-  for (int g = 0; g < num_levels; ++g, table += num_levels) {
-    uint64_t row = 0;
-    for (int h = 0; h < num_levels; ++h) {
-      joint += terms(table[h]);
-      cells += table[h] != 0;
-      columns[h] += table[h];
-      row += table[h];
+// Turns tables of pairs into their information. A channel's own entropy is known beforehand; in a pair it is another
+// one only where the other channel lacks a level.
+class PairInformation {
+ public:
+  template <class Level>
+  PairInformation(const LevelTable<Level>& x, int64_t num_levels, const EntropyRule& rule, int threads)
+      : L_(num_levels), rule_(rule), own_(x.channels), whole_(x.channels) {
+    parallel_for(x.channels, threads, [&](int64_t c) {
+      int64_t counts[kMaxLevels] = {};
+      kernels<Level>().histogram(x.channel(c), x.sites, static_cast<int>(L_), counts);
+      own_[c] = entropy_of(rule_, counts, L_);
+      whole_[c] = std::accumulate(counts, counts + L_, int64_t{0}) == x.sites;
+    });
+  }
+
+  // I(a; b) = H(a) + H(b) - H(a, b), or H(a) of a channel with itself.
+  double operator()(int64_t a, int64_t b, const int64_t* table) const {
+    if (a == b) return own_[a];
+    const double both = whole_[a] && whole_[b] ? own_[a] + own_[b] : of_margins(table);
+    return both - entropy_of(rule_, table, L_ * L_);
+  }
+
+ private:
+  double of_margins(const int64_t* table) const {
+    int64_t rows[kMaxLevels] = {}, columns[kMaxLevels] = {};
+    for (int64_t g = 0; g < L_; ++g) {
+      for (int64_t h = 0; h < L_; ++h) {
+        rows[g] += table[g * L_ + h];
+        columns[h] += table[g * L_ + h];
+      }
     }
-    row_sum += terms(row);
-    rows += row != 0;
-    total += row;
+    return entropy_of(rule_, rows, L_) + entropy_of(rule_, columns, L_);
   }
-  for (const uint64_t column : columns) {
-    column_sum += terms(column);
-    used_columns += column != 0;
-  }
-  if (total == 0) return 0;
-  const auto N = static_cast<double>(total);
-  const double log_n = std::log(N);
-  const double correction = miller_madow ? 1 / (2 * N) : 0;
-  if (same) return log_n - row_sum / N + (rows - 1) * correction;
-  return log_n - (row_sum + column_sum - joint) / N + (rows + used_columns - cells - 1) * correction;
-}
+
+  int64_t L_;
+  const EntropyRule& rule_;
+  std::vector<double> own_;
+  std::vector<char> whole_;  // has it a level at every site? A byte each: threads write them
+};
 
 struct Arguments {
   Lattice lattice;
@@ -118,15 +129,16 @@ Arguments checked(const TensorView& x, const TensorView& edges, const TensorView
   return {lattice, num_levels};
 }
 
-template <class Take>
+// Calls with_levels(levels) for what takes (a, b, counts) of every pair.
+template <class WithLevels>
 void count_pairs(const Arguments& arguments, const TensorView& edges, const TensorView& nans, int threads,
-                 Take&& take) {
+                 WithLevels&& with_levels) {
   const auto& [lattice, num_levels] = arguments;
   if (lattice.C * lattice.N * lattice.sites() == 0) return;
   with_level_and_float(num_levels, lattice.dtype, [&](auto level, auto value) {
     const auto levels = all_levels<decltype(level), decltype(value)>(lattice, edges.as<const float>(), num_levels,
                                                                      nans.as<int64_t>(), threads);
-    for_each_pair(levels, num_levels, threads, take);
+    for_each_pair(levels, num_levels, threads, with_levels(levels));
   });
 }
 
@@ -138,7 +150,7 @@ void pair_counts(const TensorView& x, const TensorView& edges, const TensorView&
   const int64_t C = arguments.lattice.C, L = arguments.num_levels;
   require_output(counts, DType::int64, C * C * L * L, "counts: wanted (C, C, L, L) int64, contiguous, writable");
   auto* out = counts.as<int64_t>();
-  count_pairs(arguments, edges, nans, threads, [=](int64_t a, int64_t b, const int64_t* table) {
+  const auto add = [=](int64_t a, int64_t b, const int64_t* table) {
     int64_t* ab = out + (a * C + b) * L * L;
     int64_t* ba = out + (b * C + a) * L * L;
     for (int64_t g = 0; g < L; ++g) {
@@ -147,20 +159,23 @@ void pair_counts(const TensorView& x, const TensorView& edges, const TensorView&
         if (a != b) ba[h * L + g] += table[g * L + h];
       }
     }
-  });
+  };
+  count_pairs(arguments, edges, nans, threads, [&](const auto&) { return add; });
 }
 
-void pair_information(const TensorView& x, const TensorView& edges, bool miller_madow, const TensorView& information,
-                      const TensorView& nans, int threads) {
+void pair_information(const TensorView& x, const TensorView& edges, Correction correction,
+                      const TensorView& information, const TensorView& nans, int threads) {
   const Arguments arguments = checked(x, edges, information, nans);
   const int64_t C = arguments.lattice.C;
   require_output(information, DType::float64, C * C, "information: wanted (C, C) float64, contiguous, writable");
   auto* out = information.as<double>();
   std::fill_n(out, C * C, 0.0);  // what no site tells
-  const EntropyTerms terms;
-  const int num_levels = arguments.num_levels;
-  count_pairs(arguments, edges, nans, threads, [=, &terms](int64_t a, int64_t b, const int64_t* table) {
-    out[a * C + b] = out[b * C + a] = information_of(table, num_levels, a == b, miller_madow, terms);
+  const EntropyRule rule(correction);
+  count_pairs(arguments, edges, nans, threads, [&](const auto& levels) {
+    const PairInformation information_of(levels, arguments.num_levels, rule, threads);
+    return [=](int64_t a, int64_t b, const int64_t* table) {
+      out[a * C + b] = out[b * C + a] = information_of(a, b, table);
+    };
   });
 }
 

@@ -97,9 +97,12 @@ void pair_counts(const TensorView& x, const TensorView& edges, const TensorView&
   count(x, edges, counts.as<int64_t>(), nullptr, false, nans, workspace, stream);
 }
 
-void pair_information(const TensorView& x, const TensorView& edges, bool miller_madow, const TensorView& information,
-                      const TensorView& nans, const TensorView& workspace, void* stream) {
+void pair_information(const TensorView& x, const TensorView& edges, Correction correction,
+                      const TensorView& information, const TensorView& nans, const TensorView& workspace,
+                      void* stream) {
   require_on_cuda(x, edges, information, nans, workspace);
+  const bool miller_madow = correction == Correction::miller_madow;
+  require(miller_madow || correction == Correction::plug_in, "correction: wanted plug-in or miller-madow");
   const int64_t C = lattice_of(x).C;
   require_output(information, DType::float64, C * C, "information: wanted (C, C) float64, contiguous, writable");
   count(x, edges, nullptr, information.as<double>(), miller_madow, nans, workspace, stream);

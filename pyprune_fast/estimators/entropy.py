@@ -1,7 +1,6 @@
 """Entropies from counts, in float64 and in nats.
 
-    H(p) = -sum p log p          p = n / N, N = sum n
-    Miller-Madow   H + (m - 1) / 2N,   m = number of non-empty cells (Miller 1955)
+    H(p) = -sum p log p          p = n / N, N = sum n; or corrected, see ops.entropy
 
 Letters: n counts of a cell, N their sum.
 """
@@ -20,7 +19,7 @@ def entropy(counts: Tensor, dims: int = 1, correction: Correction = "plug-in") -
     Args:
         counts: (..., cells) int64, not negative.
         dims: how many trailing axes make one distribution.
-        correction: "plug-in", or "miller-madow" against the plug-in estimate's bias to low values.
+        correction: as in ops.entropy, against the plug-in estimate's bias to low values.
 
     Returns:
         (...) float64, in nats; 0 for an empty table. Deterministic.

@@ -122,7 +122,9 @@ class PairInformation(Estimator):
         single = entropy(histograms.sum(1), 1, self.correction)
         joint = entropy(pairs[0] if len(pairs) == 1 else pairs.sum(0), 2, self.correction)
         joint = (joint + joint.T) / 2  # the same up to the rounding of sums in another order
-        return (single[:, None] + single - joint).clamp(min=0)
+        shared = (single[:, None] + single - joint).clamp(min=0)
+        shared.diagonal().copy_(single)  # James-Stein's H(X_a, X_a) is that of L * L cells
+        return shared
 
     def _relevance(self, counts: Tensor) -> Tensor:
         return information(self._parts(counts)[1], 1, self.correction).clamp(min=0)
@@ -130,7 +132,7 @@ class PairInformation(Estimator):
     def _conditional(self, counts: Tensor) -> Tensor:
         pairs, histograms = self._parts(counts)
         both = information(pairs.permute(1, 2, 0, 3, 4), 2, self.correction)
-        return (both - information(histograms, 1, self.correction)).clamp(min=0)
+        return (both - information(histograms, 1, self.correction)).clamp(min=0).fill_diagonal_(0)
 
     def _ordered(self, counts: Tensor) -> tuple[Tensor, int]:
         """The order, and how many channels at its end are constant."""

@@ -136,9 +136,9 @@ def pair_counts(x: Any, edges: Any, counts: Any, nans: Any) -> None:
     _run("pair_counts", "pairs_workspace", (x, edges), (x, edges, counts, nans))
 
 
-def pair_information(x: Any, edges: Any, miller_madow: bool, information: Any, nans: Any) -> None:
-    """Contract: csrc/core/pairs.h."""
-    _run("pair_information", "pairs_workspace", (x, edges), (x, edges, miller_madow, information, nans))
+def pair_information(x: Any, edges: Any, correction: str, information: Any, nans: Any) -> None:
+    """Contract: csrc/core/pairs.h. Corrections: "plug-in" and "miller-madow"."""
+    _run("pair_information", "pairs_workspace", (x, edges), (x, edges, correction, information, nans))
 
 
 def take(x: Any, rows: Any, columns: Any, out: Any) -> None:

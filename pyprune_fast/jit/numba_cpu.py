@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import CORRECTIONS
 from . import entropy_kernels, kernels
 from .views import (
     Array,
@@ -188,28 +189,31 @@ def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor, threads:
     in_parallel(lambda a: kernels.pair_counts(levels, a, out), C, threads, C * levels.size)
 
 
-def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, information: Tensor, nans: Tensor, threads: int) -> None:
+def pair_information(x: Tensor, edges: Tensor, correction: str, information: Tensor, nans: Tensor, threads: int) -> None:
     """Contract: csrc/core/pairs.h."""
     lattice, keys, missing = _arguments(x, edges, nans)
     C, L = keys.shape
     out = output(information, torch.float64, (C, C), "information: wanted (C, C) float64, contiguous, writable")
-    levels, small = _all_levels(lattice, keys, missing, threads), _small_terms()
+    levels, rule = _all_levels(lattice, keys, missing, threads), _rule(correction)
 
     def inform(a: int) -> None:
         table = np.empty((L, L), np.int64)
         for b in range(a, C):
             kernels.pair_table(levels[a], levels[b], table)
-            out[a, b] = out[b, a] = entropy_kernels.of_pair(table, a == b, miller_madow, small)
+            out[a, b] = out[b, a] = entropy_kernels.of_pair(table, a == b, *rule)
 
     in_parallel(inform, C, threads, C * levels.size)
 
 
 @cache
-def _small_terms() -> Array:
-    return entropy_kernels.small_terms()
+def _rule(correction: str) -> tuple[int, Array, Array]:
+    """A correction as the kernels know it: its number, its terms of small counts, and the plug-in estimate's."""
+    require(correction in CORRECTIONS, f"correction: wanted {' or '.join(CORRECTIONS)}")
+    which = CORRECTIONS.index(correction)
+    return which, entropy_kernels.small_terms(which), entropy_kernels.small_terms(entropy_kernels.PLUG_IN)
 
 
-def entropy(counts: Tensor, miller_madow: bool, entropies: Tensor, threads: int) -> None:
+def entropy(counts: Tensor, correction: str, entropies: Tensor, threads: int) -> None:
     """Contract: csrc/core/entropy.h."""
     require(
         counts.ndim == 2 and counts.dtype == torch.int64 and counts.is_contiguous(),
@@ -217,15 +221,15 @@ def entropy(counts: Tensor, miller_madow: bool, entropies: Tensor, threads: int)
     )
     rows, cells = counts.shape
     out = output(entropies, torch.float64, (rows,), "entropies: wanted (rows,) float64, contiguous, writable")
-    tables, small = counts.numpy(), _small_terms()
+    tables, rule = counts.numpy(), _rule(correction)
 
     def task(some: slice) -> None:
-        entropy_kernels.entropy(tables[some], miller_madow, small, out[some])
+        entropy_kernels.entropy(tables[some], *rule, out[some])
 
     _each_tables(rows, cells, threads, task)
 
 
-def information(counts: Tensor, miller_madow: bool, information: Tensor, threads: int) -> None:
+def information(counts: Tensor, correction: str, information: Tensor, threads: int) -> None:
     """Contract: csrc/core/entropy.h."""
     require(
         counts.ndim == 4 and counts.dtype == torch.int64 and (counts.shape[3] < 2 or counts.stride(3) == 1),
@@ -233,10 +237,10 @@ def information(counts: Tensor, miller_madow: bool, information: Tensor, threads
     )
     A, B, K, cells = counts.shape
     out = output(information, torch.float64, (A, B), "information: wanted (A, B) float64, contiguous, writable").reshape(-1)
-    memory, starts, small = memory_of(counts), places((A, B), counts.stride()[:2]), _small_terms()
+    memory, starts, rule = memory_of(counts), places((A, B), counts.stride()[:2]), _rule(correction)
 
     def task(some: slice) -> None:
-        entropy_kernels.information(memory, starts[some], K, counts.stride(2), cells, miller_madow, small, out[some])
+        entropy_kernels.information(memory, starts[some], K, counts.stride(2), cells, *rule, out[some])
 
     _each_tables(A * B, K * cells, threads, task)
 

@@ -28,17 +28,17 @@ def aura_counts(
     reference.aura_counts(x, edges, [step for offset in offsets for step in offset], periodic, labels, counts, nans)
 
 
-def entropy(counts: Tensor, miller_madow: bool, entropies: Tensor, threads: int) -> None:
+def entropy(counts: Tensor, correction: str, entropies: Tensor, threads: int) -> None:
     """Contract: csrc/core/entropy.h."""
     _check_counts(counts)
-    entropies.copy_(reference.entropy(counts, miller_madow))
+    entropies.copy_(reference.entropy(counts, correction))
 
 
-def information(counts: Tensor, miller_madow: bool, information: Tensor, threads: int) -> None:
+def information(counts: Tensor, correction: str, information: Tensor, threads: int) -> None:
     """Contract: csrc/core/entropy.h."""
     _check_counts(counts)
     _check_counts(counts.sum(2))
-    information.copy_(reference.information(counts, miller_madow))
+    information.copy_(reference.information(counts, correction))
 
 
 def _check_counts(counts: Tensor) -> None:
@@ -62,9 +62,9 @@ def pair_counts(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor, threads:
     reference.pair_counts(x, edges, counts, nans)
 
 
-def pair_information(x: Tensor, edges: Tensor, miller_madow: bool, information: Tensor, nans: Tensor, threads: int) -> None:
+def pair_information(x: Tensor, edges: Tensor, correction: str, information: Tensor, nans: Tensor, threads: int) -> None:
     """Contract: csrc/core/pairs.h."""
-    information.copy_(reference.pair_information(x, edges, miller_madow, nans))
+    information.copy_(reference.pair_information(x, edges, correction, nans))
 
 
 def norms(x: Tensor, power: int, factor: Tensor | None, rows: Tensor, columns: Tensor, threads: int) -> None:

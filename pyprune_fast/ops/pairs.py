@@ -13,6 +13,8 @@ from pyprune_fast.levels import Levels
 
 from ._common import activation, counts_or_zeros, in_place_fake, nans_or_zeros, refuse_nans, register, stream_of, workspace
 
+_FUSED = ("plug-in", "miller-madow")  # what the CUDA kernel computes while it has the counts
+
 
 def _pair_counts_cpu(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) -> None:
     _native.cpu.pair_counts(x, edges, counts, nans, torch.get_num_threads())
@@ -23,20 +25,22 @@ def _pair_counts_cuda(x: Tensor, edges: Tensor, counts: Tensor, nans: Tensor) ->
     _native.cuda.pair_counts(x, edges, counts, nans, memory, stream_of(x))
 
 
-def _pair_information_fake(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
+def _pair_information_fake(x: Tensor, edges: Tensor, correction: str, nans: Tensor) -> Tensor:
     return x.new_empty((x.shape[1], x.shape[1]), dtype=torch.float64)
 
 
-def _pair_information_cpu(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
-    out = _pair_information_fake(x, edges, miller_madow, nans)
-    _native.cpu.pair_information(x, edges, miller_madow, out, nans, torch.get_num_threads())
+def _pair_information_cpu(x: Tensor, edges: Tensor, correction: str, nans: Tensor) -> Tensor:
+    out = _pair_information_fake(x, edges, correction, nans)
+    _native.cpu.pair_information(x, edges, correction, out, nans, torch.get_num_threads())
     return out
 
 
-def _pair_information_cuda(x: Tensor, edges: Tensor, miller_madow: bool, nans: Tensor) -> Tensor:
-    out = _pair_information_fake(x, edges, miller_madow, nans)
+def _pair_information_cuda(x: Tensor, edges: Tensor, correction: str, nans: Tensor) -> Tensor:
+    if correction not in _FUSED:
+        return reference.pair_information(x, edges, correction, nans, torch.ops.pyprune_fast.pair_counts)
+    out = _pair_information_fake(x, edges, correction, nans)
     memory = workspace(x, _native.cuda.pairs_workspace(x, edges))
-    _native.cuda.pair_information(x, edges, miller_madow, out, nans, memory, stream_of(x))
+    _native.cuda.pair_information(x, edges, correction, out, nans, memory, stream_of(x))
     return out
 
 
@@ -48,7 +52,7 @@ register(
     _pair_counts_cuda,
 )
 register(
-    "pair_information(Tensor x, Tensor edges, bool miller_madow, Tensor(a!) nans) -> Tensor",
+    "pair_information(Tensor x, Tensor edges, str correction, Tensor(a!) nans) -> Tensor",
     _pair_information_cpu,
     reference.pair_information,
     _pair_information_fake,
@@ -100,13 +104,15 @@ def pair_counts(x: Any, levels: Levels, *, into: Tensor | None = None, nans: Ten
 def pair_information(x: Any, levels: Levels, *, correction: Correction = "plug-in", nans: Tensor | None = None) -> Tensor:
     """Mutual information between all pairs of channels, from their levels at the same sites.
 
-    I(a; b) = H(a) + H(b) - H(a, b); I(a; a) = H(a). The counts of a pair are dropped as soon as its information is known.
+    I(a; b) = H(a) + H(b) - H(a, b); I(a; a) = H(a). The counts of a pair are dropped as soon as its information is known. On
+    CUDA devices that holds for "plug-in" and "miller-madow"; with other corrections the counts of some blocks of channels,
+    64 MiB or one pair's, are held at a time, and their entropies taken in plain torch.
 
     Args:
         x: (N, C) with 0 to 3 spatial axes; float16, bfloat16, float32 or float64; any strides; any DLPack array; fewer than
             2^32 sites a channel.
         levels: Levels of C channels, on x's device.
-        correction: "plug-in", or "miller-madow", which adds (m(a) + m(b) - m(a, b) - 1) / 2N with m the non-empty cells.
+        correction: as in `entropy`, for each of the three entropies; James-Stein's cells are L, L and L * L.
         nans: (C,) int64: sites without a level (NaN) are added here and counting goes on. By default NaN raises.
 
     Returns:
@@ -129,7 +135,7 @@ def pair_information(x: Any, levels: Levels, *, correction: Correction = "plug-i
     check_choice(op, "correction", correction, CORRECTIONS)
     missing = nans_or_zeros(op, x, nans)
     check_devices(op, x=x, levels=levels.edges, nans=nans)
-    information = torch.ops.pyprune_fast.pair_information(x, levels.edges, correction == "miller-madow", missing)
+    information = torch.ops.pyprune_fast.pair_information(x, levels.edges, correction, missing)
     if nans is None:
         refuse_nans(op, missing)
     return information  # type: ignore[no-any-return]

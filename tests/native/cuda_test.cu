@@ -138,8 +138,8 @@ void test_pairs(Input in) {
                     nullptr);
   expect_equal("pairs", in.L, got, wanted);
   std::vector<double> information(C * C, -1.0);
-  cuda::pair_information(x, edges, true, view(information, DType::float64, {C, C}), view(nans, DType::int64, {C}),
-                         memory.view(), nullptr);
+  cuda::pair_information(x, edges, Correction::miller_madow, view(information, DType::float64, {C, C}),
+                         view(nans, DType::int64, {C}), memory.view(), nullptr);
   for (const double i : information) failures += !std::isfinite(i);
 }
 

@@ -181,7 +181,12 @@ void count_entropy(bool small) {
   for (int64_t& n : counts) n = random() % 3 == 0 ? random() % 2000 : 0;
   std::vector<double> H(rows);
   const TensorView table = view(counts, DType::int64, {rows, cells}), entropies = view(H, DType::float64, {rows});
-  count("entropy", rows * cells, [&] { cpu::entropy(table, false, entropies, 1); });
+  for (const auto& [name, correction] : {std::pair{"entropy", Correction::plug_in},
+                                         {"entropy, jackknife", Correction::jackknife},
+                                         {"entropy, chao-shen", Correction::chao_shen},
+                                         {"entropy, james-stein", Correction::james_stein}}) {
+    count(name, rows * cells, [&, which = correction] { cpu::entropy(table, which, entropies, 1); });
+  }
 }
 
 }  // namespace

@@ -121,8 +121,9 @@ void test_entropy(int64_t cells) {
     return std::pair(H, N);
   };
   std::vector<double> H(A * K), I(A);
-  cpu::entropy(view(counts, DType::int64, {A * K, cells}), false, view(H, DType::float64, {A * K}), 2);
-  cpu::information(view(counts, DType::int64, {A, 1, K, cells}), false, view(I, DType::float64, {A, 1}), 2);
+  cpu::entropy(view(counts, DType::int64, {A * K, cells}), Correction::plug_in, view(H, DType::float64, {A * K}), 2);
+  cpu::information(view(counts, DType::int64, {A, 1, K, cells}), Correction::plug_in, view(I, DType::float64, {A, 1}),
+                   2);
   for (int64_t a = 0; a < A; ++a) {
     std::vector<int64_t> pooled(cells);
     double within = 0;
