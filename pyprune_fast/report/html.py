@@ -45,7 +45,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], *, title:
         ],
         accuracy_plot=plots.accuracy(comparison),
         scores_plot=plots.sorted_scores(main),
-        aura_plot=plots.aura_matrices(main),
+        aura_plot=plots.aura_matrices(case.result for case in comparison.cases),
         provenance=_provenance(comparison),
     )
     target = Path(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,17 +101,19 @@ def sorted_scores(result: Result) -> str:
     return svg[0]
 
 
-def aura_matrices(result: Result) -> str:
-    """Aura matrices of the most and the least informative channel of some layers; "" where the scores have none."""
-    estimators = {
-        name: e for name, e in result.rounds[0].scores.estimators.items() if isinstance(e, AuraInformation | AuraEntropy)
-    }
-    names = list(estimators)[:: max(1, len(estimators) // 4)][:4]
-    if not names:
+def aura_matrices(results: Iterable[Result]) -> str:
+    """Aura matrices of the most and the least informative channel of some layers, by the first of the results that has them;
+    "" where none has."""
+    for scores in (result.rounds[0].scores for result in results):
+        estimators = {name: e for name, e in scores.estimators.items() if isinstance(e, AuraInformation | AuraEntropy)}
+        if estimators:
+            break
+    else:
         return ""
+    names = list(estimators)[:: max(1, len(estimators) // 4)][:4]
     with _figure(1.9 * len(names), 3.9, columns=len(names), rows=2) as (_, axes, svg):
         for i, name in enumerate(names):
-            values = result.rounds[0].scores.layers[name]
+            values = scores.layers[name]
             for row, channel in enumerate((int(values.argmax()), int(values.argmin()))):
                 tables = estimators[name].counts[channel].sum(dim=(0, 1)).double()
                 matrix = tables + tables.T

@@ -13,11 +13,11 @@ YARDSTICK = "l1"
 SEEDS = 3  # that a finalist has been run with
 
 Row = Mapping[str, Any]
-Cells = dict[tuple[str, float], dict[str, list[Row]]]
+Cells = dict[tuple[str, float, int], dict[str, list[Row]]]
 
 
 def finalists(rows: Sequence[Row]) -> str:
-    """A table for each network and target of the methods with all seeds, the best fine-tuned accuracy first."""
+    """A table for each network, target and budget of the methods with all seeds, the best fine-tuned accuracy first."""
     return _tables(rows, lambda found: len({row["seed"] for row in found}) >= SEEDS)
 
 
@@ -35,15 +35,14 @@ def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
 def _tables(rows: Sequence[Row], chosen: Any) -> str:
     cells: Cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        cells[row["network"], row["remove"]][row["method"]].append(row)
+        cells[row["network"], row["remove"], row["steps"]][row["method"]].append(row)
     parts = []
-    for (network, remove), methods in sorted(cells.items()):
+    for (network, remove, steps), methods in sorted(cells.items()):
         methods = {name: found for name, found in methods.items() if chosen(found)}
         if len(methods) < 2:
             continue
         dense = next(iter(methods.values()))[0]["dense"]
-        steps = sorted({row["steps"] for found in methods.values() for row in found})
-        title = f"**{network}, -{100 * remove:.0f} % MACs** (dense {dense:.2f}, {', '.join(map(str, steps))} steps)"
+        title = f"**{network}, -{100 * remove:.0f} % MACs** (dense {dense:.2f}, {steps} steps)"
         header = ["method", "MACs left", "after the cut", "fine-tuned", f"against {YARDSTICK}"]
         parts.append(title + "\n\n" + table(header, _lines(methods)))
     return "\n\n".join(parts)
