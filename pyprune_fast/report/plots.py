@@ -102,8 +102,7 @@ def sorted_scores(result: Result) -> str:
 
 
 def aura_matrices(results: Iterable[Result]) -> str:
-    """Aura matrices of the most and the least informative channel of some layers, by the first of the results that has them;
-    "" where none has."""
+    """Aura matrices of the most and the least informative channel of some layers, of the first result with any; else ""."""
     for scores in (result.rounds[0].scores for result in results):
         estimators = {name: e for name, e in scores.estimators.items() if isinstance(e, AuraInformation | AuraEntropy)}
         if estimators:
