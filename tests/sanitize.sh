@@ -16,5 +16,5 @@ PYPRUNE_FAST_CUDA=0 CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,un
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$folder" HYPOTHESIS_PROFILE=sanitize \
   "$python" -m pytest -q -p no:cacheprovider tests/test_aura.py tests/test_joint.py tests/test_take.py tests/test_pairs.py tests/test_norms.py \
-  tests/test_entropy.py tests/test_extremes.py tests/test_isa.py tests/test_binding.py tests/test_binding_devices.py \
+  tests/test_entropy.py tests/test_corrections.py tests/test_extremes.py tests/test_isa.py tests/test_binding.py tests/test_binding_devices.py \
   -k "not compile and not opcheck"

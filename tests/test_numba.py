@@ -187,6 +187,14 @@ def test_entropies_of_more_than_one_piece_and_task(correction: str, shape: tuple
     compare_entropies(counts.transpose(1, 2).contiguous().transpose(1, 2), correction, 2)
 
 
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_entropies_of_what_was_seen_once(correction: str) -> None:
+    """And of some cells beside, whose counts are rare by Chao-Shen up to any size."""
+    counts = torch.ones(2, 1, 3, 1100, dtype=torch.int64)
+    counts[..., ::97] = picked(torch.tensor([2, 39, 40, 41, 63, 64, 65, 300]), (2, 1, 3, 12), 1)
+    compare_entropies(counts, correction, 1)
+
+
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
