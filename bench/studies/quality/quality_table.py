@@ -22,8 +22,12 @@ def finalists(rows: Sequence[Row]) -> str:
 
 
 def trials(rows: Sequence[Row]) -> str:
-    """The same of all methods, for the first seed alone."""
-    return _tables([row for row in rows if row["seed"] == 0], lambda found: True)
+    """The same of all methods, for the first seed alone; only where there are other methods than finalists."""
+    seeds: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+    for row in rows:
+        seeds[*_cell(row), row["method"]].add(row["seed"])
+    more = {key[:-1] for key, found in seeds.items() if len(found) < SEEDS}
+    return _tables([row for row in rows if row["seed"] == 0 and _cell(row) in more], lambda found: True)
 
 
 def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
@@ -32,10 +36,14 @@ def mean_and_deviation(values: Sequence[float], sign: str = "") -> str:
     return f"{text} ± {statistics.stdev(values):.2f}" if len(values) > 1 else text
 
 
+def _cell(row: Row) -> tuple[str, float, int]:
+    return row["network"], row["remove"], row["steps"]
+
+
 def _tables(rows: Sequence[Row], chosen: Any) -> str:
     cells: Cells = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        cells[row["network"], row["remove"], row["steps"]][row["method"]].append(row)
+        cells[_cell(row)][row["method"]].append(row)
     parts = []
     for (network, remove, steps), methods in sorted(cells.items()):
         methods = {name: found for name, found in methods.items() if chosen(found)}
