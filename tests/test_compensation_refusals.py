@@ -87,7 +87,7 @@ def test_the_pruner_names_what_was_left() -> None:
     result = Pruner(model, toy.data(), criterion="l1", compensation="mean", steps=0, rounds=2).run()
     assert [done.uncompensated for done in result.rounds] == [{"2": NO_BIAS}] * 2
     result.undo()
-    with pytest.raises(ValueError, match="Pruner: compensation: wanted 'mean' or 'least_squares', got 'median'"):
+    with pytest.raises(ValueError, match="Pruner: compensation: wanted 'none', 'mean' or 'least_squares', got 'median'"):
         Pruner(model, toy.data(), compensation="median")
 
 

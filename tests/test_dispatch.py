@@ -55,7 +55,7 @@ def test_cuda_wrappers_call_the_kernels_as_the_cpu_ones_do() -> None:
     counts = torch.zeros(3, 3, 5, 5, dtype=torch.int64)
     pairs._pair_counts_cuda(x, edges, counts, nans)
     assert torch.equal(counts, ops.pair_counts(x, levels))
-    information = pairs._pair_information_cuda(x, edges, True, nans)
+    information = pairs._pair_information_cuda(x, edges, "miller-madow", nans)
     assert torch.allclose(information, ops.pair_information(x, levels, correction="miller-madow"), rtol=0, atol=1e-13)
     rows, columns = torch.tensor([3, 0]), torch.tensor([2, 1])
     assert torch.equal(take._take_cuda(x, rows, columns), ops.take(x, rows, columns))
