@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pyprune_fast.demo import toy
+from pyprune_fast.demo.batches import Loaders
 from pyprune_fast.graph import find_groups
-from pyprune_fast.prune import Curve, Target, count_cost, loss_curves, mean_loss, plan_by_curves
+from pyprune_fast.prune import Curve, Pruner, Target, count_cost, loss_curves, mean_loss, plan_by_curves
+from pyprune_fast.prune.tune import first_batches
 from pyprune_fast.slicing import Group, apply
 from pyprune_fast.slicing.fingerprint import fingerprint
 
@@ -155,10 +158,30 @@ def test_what_cannot_be_reached_is_said(model: nn.Sequential) -> None:
         plan_by_curves(model, groups, scores, {"0": Curve((0, 1), (0.0, 1.0))}, target=Target("macs", 0.9), example_inputs=X)
 
 
-def test_mean_loss_counts_whole_batches() -> None:
+def test_mean_loss_is_of_all_batches() -> None:
     batches = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), (torch.full((4, 2), 1e9), torch.zeros(4).long())]
     batches[1][0][:, 0] = 0
-    assert mean_loss(nn.Identity(), batches, images=3) == pytest.approx(0.693147, abs=1e-6)
+    assert [len(first_batches(iter(batches), images)) for images in (1, 4, 5, 9)] == [1, 1, 2, 2]
+    assert mean_loss(nn.Identity(), first_batches(batches, 3)) == pytest.approx(0.693147, abs=1e-6)
     assert mean_loss(nn.Identity(), batches) > 1e8
     with pytest.raises(ValueError, match="mean_loss: loader: wanted at least one image, got none"):
         mean_loss(nn.Identity(), [])
+
+
+class Passes:
+    """Batches that count how often they are read."""
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.passes += 1
+        return iter(self.batches)
+
+
+def test_curves_read_their_images_once() -> None:
+    data = toy.data()
+    calibration = Passes(list(data.calibration))
+    options = {"criterion": "l1", "ranking": "curves", "steps": 0, "target": Target("macs", 0.4)}
+    Pruner(toy.model(), Loaders(data.train, calibration, data.test), **options).run()
+    assert calibration.passes == 1

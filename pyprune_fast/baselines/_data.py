@@ -1,8 +1,8 @@
-"""A loader's batches, checked, on the model's device, and no more of them than asked for."""
+"""What criteria with gradients share: a loader's batches, checked, and no more than asked for; checks of what they gave."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,3 +38,11 @@ def labelled_batches(
             break
     if empty:
         raise ValueError(f"{where}: loader: wanted at least one image, got none")
+
+
+def check_sums(where: str, layers: Sequence[str] | None, sums: Mapping[str, Tensor]) -> None:
+    """ValueError unless every layer that was named has a row (C,) of numbers, as has every other that has one."""
+    if unused := [name for name in layers or () if name not in sums]:
+        raise ValueError(f"{where}: layers: wanted layers that the loss depends on, got {unused}")
+    if broken := [layer for layer, row in sums.items() if bool(row.isnan().any())]:
+        raise ValueError(f"{where}: loss: wanted gradients that are numbers, got NaN in layers {broken}")

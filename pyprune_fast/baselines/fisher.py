@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from .._checks import describe
 from ..observe import Tap, eval_mode, find_taps
 from ..scoring import Scores, weighted_layers
-from ._data import labelled_batches
+from ._data import check_sums, labelled_batches
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -92,10 +92,7 @@ def score_fisher(
             gates.clear()
             seen += len(inputs)
             forward, backward = forward + middle - start, backward + time.perf_counter() - middle
-    if layers is not None and (unused := [name for name in names if name not in sums]):
-        raise ValueError(f"score_fisher: layers: wanted layers that the loss depends on, got {unused}")
-    if broken := [layer for layer, row in sums.items() if bool(row.isnan().any())]:
-        raise ValueError(f"score_fisher: loss: wanted gradients that are numbers, got NaN in layers {broken}")
+    check_sums("score_fisher", layers, sums)
     return Scores({layer: (row / seen).cpu() for layer, row in sums.items()}, "fisher", seen, backward, forward)
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from .._checks import check_choice, describe
 from ..observe import eval_mode, find_norms
 from ..scoring import Scores, by_output, weighted_layers
-from ._data import labelled_batches
+from ._data import check_sums, labelled_batches
 
 Gate = Literal["norm", "weight"]
 Loss = Callable[[Any, Tensor], Tensor]
@@ -87,10 +87,7 @@ def score_taylor(
                 sums[layer] = sums.get(layer, 0) + change.square()
             batches, seen = batches + 1, seen + len(inputs)
             forward, backward = forward + middle - start, backward + time.perf_counter() - middle
-    if layers is not None and (unused := [name for name in names if name not in sums]):
-        raise ValueError(f"score_taylor: layers: wanted layers that the loss depends on, got {unused}")
-    if broken := [layer for layer, total in sums.items() if bool(total.isnan().any())]:
-        raise ValueError(f"score_taylor: loss: wanted gradients that are numbers, got NaN in layers {broken}")
+    check_sums("score_taylor", layers, sums)
     return Scores({layer: (total / batches).cpu() for layer, total in sums.items()}, "taylor", seen, backward, forward)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -25,7 +26,7 @@ from .allocation import Ranking, Target, group_scores, hrel_schedule, lowest, pl
 from .cost import Cost, count_cost
 from .criteria import Criterion, check_criterion, criterion_name, score
 from .curves import loss_curves, plan_by_curves
-from .tune import accuracy, device_of, fine_tune, mean_loss
+from .tune import accuracy, device_of, fine_tune, first_batches, mean_loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Division = Ranking | Literal["curves"]
@@ -237,11 +238,7 @@ class Pruner:
 
         self.tune = tune or default_tune
         self.metric = metric or (lambda model: accuracy(model, data.test))
-
-        def default_loss(model: nn.Module) -> float:
-            return mean_loss(model, data.calibration, images=CURVE_IMAGES, autocast=autocast, batch_statistics=True)
-
-        self.loss = loss or default_loss
+        self.loss, self.autocast = loss, autocast
 
     def run(self, scores: Scores | None = None) -> Result:
         """Prune the model in place.
@@ -308,7 +305,7 @@ class Pruner:
         target = self._step_target(number, result, groups, example)
         if self.ranking == "curves":
             widths = {"min_channels": self.min_channels, "round_to": self.round_to}
-            curves = loss_curves(self.model, groups, by_group, self.loss, progress=self.progress, **widths)
+            curves = loss_curves(self.model, groups, by_group, self._loss(), progress=self.progress, **widths)
             return plan_by_curves(
                 self.model,
                 groups,
@@ -330,6 +327,13 @@ class Pruner:
             round_to=self.round_to,
             note=note,
         )
+
+    def _loss(self) -> Callable[[nn.Module], float]:
+        """The loss of the curves. All their points see the same images, which are read once."""
+        if self.loss is not None:
+            return self.loss
+        batches = first_batches(self.data.calibration, CURVE_IMAGES)
+        return partial(mean_loss, loader=batches, autocast=self.autocast, batch_statistics=True)
 
     def _step_target(self, number: int, result: Result, groups: Sequence[Group], example: Tensor) -> Target:
         """This round's share of the target, relative to the model as it is now."""

@@ -62,7 +62,6 @@ def mean_loss(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
-    images: int | None = None,
     autocast: torch.dtype | None = None,
     batch_statistics: bool = False,
 ) -> float:
@@ -71,7 +70,6 @@ def mean_loss(
     Args:
         model: gives (N, K) outputs; runs in eval mode, its mode is restored.
         loader: batches (inputs, labels); moved to the model's device.
-        images: how many to judge on, in whole batches; None for all.
         autocast: as in `fine_tune`.
         batch_statistics: whether BatchNorms take mean and variance from the batch. What they remember is of the model before a
             cut; without it a cut that fine-tuning mends within a few steps looks like the end of the model.
@@ -96,11 +94,20 @@ def mean_loss(
             outputs = model(_laid_out(inputs.to(device), autocast))
             total += float(cross_entropy(outputs.float(), labels.to(device), reduction="sum"))
             seen += len(labels)
-            if images is not None and seen >= images:
-                break
     if not seen:
         raise ValueError("mean_loss: loader: wanted at least one image, got none")
     return total / seen
+
+
+def first_batches(loader: Iterable[tuple[Tensor, Tensor]], images: int) -> list[tuple[Tensor, Tensor]]:
+    """The first batches, kept, until they hold so many images, or all."""
+    kept, seen = [], 0
+    for batch in loader:
+        kept.append(batch)
+        seen += len(batch[1])
+        if seen >= images:
+            break
+    return kept
 
 
 @contextmanager
