@@ -1,7 +1,6 @@
 """What runs on a GPU: exactness against the CPU, and every kernel as a fraction of the device-to-device copy. See run.sh.
 
-    python bench/gpu/bench.py exact [--small] | kernels FILE | peers FILE | network FILE
-                              one CASE | slowest FILE | report LOGS OUT
+    python bench/gpu/bench.py exact [--small] | kernels FILE | peers FILE | network FILE | once | report LOGS OUT
 
 Times are CUDA events round several calls, the median of several. The limit of a counting kernel is the time in which the copy
 moves as many bytes as it has to read; of `take`, as many as it has to read and write.
@@ -10,7 +9,9 @@ moves as many bytes as it has to read; of `take`, as many as it has to read and 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator
@@ -49,12 +50,6 @@ class Case:
         """Such as aura-moore/32x64x112x112/bfloat16/channels_last/16/rectified."""
         size = "x".join(map(str, self.shape))
         return "/".join((self.op, size, self.dtype, self.layout, str(self.L), "rectified" if self.rectified else "normal"))
-
-    @staticmethod
-    def named(name: str) -> Case:
-        """The case of a name."""
-        op, shape, dtype, layout, L, kind = name.split("/")
-        return Case(op, tuple(map(int, shape.split("x"))), dtype, layout, int(L), kind == "rectified")
 
 
 def cases() -> Iterator[Case]:
@@ -237,19 +232,32 @@ def exact(small: bool) -> None:
     print(f"{checked} results equal")
 
 
-def one(name: str) -> None:
-    """A case, some times over: for a profiler."""
-    case = Case.named(name)
-    call = call_of(case, *activations(case))
-    for _ in range(8):
-        call()
+def once() -> None:
+    """Some telling cases, each op launched once: for a profiler."""
+    for op, shape, dtype in (
+        ("aura-axial", SHAPES[1], "float32"),
+        ("aura-axial", SHAPES[1], "bfloat16"),
+        ("aura-moore", SHAPES[1], "bfloat16"),
+        ("aura-axial", SHAPES[4], "bfloat16"),
+        ("joint", SHAPES[1], "float32"),
+        ("joint", SHAPES[1], "bfloat16"),
+        ("pairs", (64, 512, 14, 14), "bfloat16"),
+    ):
+        case = Case(op, shape, dtype, "contiguous", 16, rectified=True)
+        call_of(case, *activations(case))()
     torch.cuda.synchronize()
 
 
-def slowest(file: Path) -> None:
-    """The name of the case that is furthest from the limit."""
-    timed = [r for r in json.loads(file.read_text())["kernels"] if "of_limit" in r and r["op"] != "pairs"]
-    print(min(timed, key=lambda r: r["of_limit"])["name"])
+def counters_of(file: Path) -> list[dict[str, str]] | None:
+    """What the profiler wrote, one row a launch."""
+    if not file.exists():
+        return None
+    lines = [line for line in file.read_text().splitlines() if line.startswith('"')]
+    launches: dict[str, dict[str, str]] = {}
+    for row in csv.DictReader(lines):
+        launch = launches.setdefault(row["ID"], {"kernel": row["Kernel Name"].split("(")[0], "grid": row["Grid Size"]})
+        launch[row["Metric Name"]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
+    return list(launches.values())
 
 
 def report(logs: Path, out: Path) -> None:
@@ -266,7 +274,7 @@ def report(logs: Path, out: Path) -> None:
     results: dict[str, Any] = {
         "device": device,
         "driver": answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "commit": answer("git", "rev-parse", "HEAD"),
+        "commit": os.environ.get("COMMIT") or answer("git", "rev-parse", "HEAD"),
         "date": date.today().isoformat(),
         "build": build_info(),
         "stages": {name: {"code": int(code), "seconds": int(took)} for name, code, took in stages},
@@ -274,8 +282,9 @@ def report(logs: Path, out: Path) -> None:
     for name in ("kernels", "peers", "network"):
         file = logs / f"{name}.json"
         results[name] = json.loads(file.read_text()) if file.exists() else None
-    counters = logs / "ncu.log"
-    results["ncu"] = counters.read_text().splitlines()[-40:] if counters.exists() else None
+    rates = logs / "rates.log"
+    results["rates"] = rates.read_text().splitlines() if rates.exists() else None
+    results["counters"] = counters_of(logs / "counters.log")
     target = out / f"gpu-{device.lower().replace(' ', '-')}.json"
     target.write_text(json.dumps(results, indent=1))
     print(target)
@@ -285,16 +294,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, function in (("kernels", kernels), ("peers", compare_peers), ("network", network), ("slowest", slowest)):
+    for name, function in (("kernels", kernels), ("peers", compare_peers), ("network", network)):
         command = commands.add_parser(name)
         command.add_argument("file", type=Path)
         command.set_defaults(run=lambda a, function=function: function(a.file))
     command = commands.add_parser("exact")
     command.add_argument("--small", action="store_true")
     command.set_defaults(run=lambda a: exact(a.small))
-    command = commands.add_parser("one")
-    command.add_argument("case")
-    command.set_defaults(run=lambda a: one(a.case))
+    commands.add_parser("once").set_defaults(run=lambda a: once())
     command = commands.add_parser("report")
     command.add_argument("logs", type=Path)
     command.add_argument("out", type=Path)
