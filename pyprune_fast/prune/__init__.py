@@ -2,17 +2,22 @@
 
 from pyprune_fast.slicing import Plan
 
+from . import searches
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
+from .coefficients import Allocation, Candidate, Problem
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
 from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
+from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
+    "Allocation",
+    "Candidate",
     "Case",
     "Comparison",
     "Cost",
@@ -20,9 +25,11 @@ __all__ = [
     "Curve",
     "HRel",
     "Plan",
+    "Problem",
     "Pruner",
     "Result",
     "Round",
+    "Sparsity",
     "Target",
     "accuracy",
     "allocate",
@@ -41,4 +48,5 @@ __all__ = [
     "plan_by_curves",
     "plan_for",
     "score",
+    "searches",
 ]

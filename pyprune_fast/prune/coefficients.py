@@ -40,7 +40,7 @@ class Judge(Protocol):
 
     @property
     def direction(self) -> str:
-        """ "max" where more is better, else "min"."""
+        """Whether more is better, "max", or less, "min"."""
 
     @property
     def floor(self) -> float | None:
