@@ -108,8 +108,8 @@ def test_an_untied_recurrence_is_warned_of_and_a_tie_joins_it():
     with pytest.warns(UntiedWarning, match=r"output 0 of entry point 'next' has 50 channels.*'dynamics'"):
         groups = by_name(find_groups(lively(), entries(), ties=LATENT))
     assert groups["dynamics.4"].fixed == "entry point 'next''s output"
+    step = EntryPoint(lambda model, x, a: model.next(model.encode(x), a), (torch.randn(3, 5), torch.randn(3, 1)))
     with pytest.warns(UntiedWarning):
-        step = EntryPoint(lambda model, x, a: model.next(model.encode(x), a), (torch.randn(3, 5), torch.randn(3, 1)))
         find_groups(lively(), {"step": step}, ignore=["policy", "q1", "q2"])
     assert "dynamics.4" not in by_name(find_groups(lively(), entries(), ties=TIES))
 
