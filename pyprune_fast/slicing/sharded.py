@@ -134,7 +134,8 @@ def follow(model: nn.Module) -> None:
 
 
 def _fsdp_parameters(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        state: Any = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
         for group in getattr(state, "_fsdp_param_groups", ()):
             yield from group.fsdp_params
