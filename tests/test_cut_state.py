@@ -153,7 +153,10 @@ def test_several_optimizers_and_groups() -> None:
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (lambda state: state.update(extra=torch.zeros(2, 5)), r"state0 extra of '0\.weight': wanted shape \(8, 3, 3, 3\), with 1"),
+        (
+            lambda state: state.update(extra=torch.zeros(2, 5)),
+            r"state0 extra of '0\.weight': wanted shape \(8, 3, 3, 3\), with 1",
+        ),
         (lambda state: state.update(extra=[torch.zeros(2)]), r"state 'extra' of '0\.weight': wanted a tensor, got list"),
     ],
 )
