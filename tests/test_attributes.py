@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from test_cut import snapshot
 from torch import Tensor, nn
 
@@ -211,7 +212,7 @@ def test_multihead_attention() -> None:
         apply(model, planned(model, 4, [*heads, reads[1]], [1]))
 
 
-# --- modules that others wrote -------------------------------------------------------------------------------------------------
+# --- modules that others wrote -----------------------------------------------------------------------------------------------
 
 
 def test_registered_widths() -> None:
@@ -248,7 +249,6 @@ def test_registered_widths() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "vit"])
 def test_transformers(kind: str) -> None:
     """Whole heads out of the attentions of transformers."""
-    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     size = {"num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 20}
     ids = torch.randint(0, 32, (2, 5))

@@ -1,4 +1,4 @@
-"""What lives beside a model's values is cut with them: gradients, optimiser states, flags, hooks, ties; and memory is counted."""
+"""What lives beside a model's values is cut with them: gradients, optimiser states, flags, hooks, ties; memory is counted."""
 
 from __future__ import annotations
 
