@@ -177,7 +177,7 @@ def methods(x: Tensor, seed: int) -> dict[str, Callable[[Problem], Allocation]]:
 
 def importances(model: nn.Module, x: Tensor, seed: int) -> dict[str, Mapping[str, Tensor]]:
     """Scores by layer: Taylor gates of single images, L2 norms, and random numbers as a control."""
-    single = [(x[i : i + 1], x[i : i + 1]) for i in range(1024)]
+    single = [(x[i : i + 1], x[i : i + 1]) for i in range(512)]
     taylor = score_taylor(model, single, loss=nn.functional.mse_loss, gate="weight")
     return {"taylor": taylor.layers, "l2": score_weights(model, 2).layers, "random": score_random(model, seed).layers}
 
