@@ -84,7 +84,7 @@ def images(quick: bool, seed: int) -> Images:
         x = torch.tensor(load_digits().images[:, None] / 16, dtype=torch.float32)
         sizes = [1200, 300, 297]
     else:
-        loaders = mnist.loaders(test_images=1000, calibration_images=4000, batch_size=1000)
+        loaders = mnist.loaders(batch_size=1000)
         pixels = [batch for batches in (loaders.calibration, loaders.test) for batch, _ in batches]
         x = torch.cat(pixels) * 0.3081  # the digits are divided by their deviation
         sizes = [4000, 500, 500]
