@@ -81,15 +81,17 @@ def module() -> Any:
 
 
 @contextmanager
-def device(schedule: int = 0, multiprocessors: int = 4, shared_bytes: int = SHARED) -> Iterator[Any]:
+def device(
+    schedule: int = 0, multiprocessors: int = 4, shared_bytes: int = SHARED, compute_capability: int = 9
+) -> Iterator[Any]:
     """The module on a device of this size, its threads and blocks run in this order."""
     emulation = module()
     emulate = ctypes.CDLL(emulation.__file__).ppf_emulate
-    emulate(schedule, multiprocessors, shared_bytes)
+    emulate(schedule, multiprocessors, shared_bytes, compute_capability)
     try:
         yield emulation
     finally:
-        emulate(0, 4, SHARED)
+        emulate(0, 4, SHARED, 9)
 
 
 class OnDevice:

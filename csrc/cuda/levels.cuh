@@ -57,17 +57,22 @@ struct Access {
   static constexpr bool kAcross = kAcross_;
 };
 
-// Edges in shared memory are padded with +inf, which is below nothing, to 16, 32 or 256 for a search of equal steps.
+// Edges in shared memory are padded to 16, 32 or 256 for a search of equal steps.
 __host__ __device__ inline uint32_t padded_edges(uint32_t num_levels) {
   return num_levels <= 16 ? 16 : num_levels <= 32 ? 32 : 256;
 }
 
+// An edge of a channel, and beyond the last one +inf, which is below nothing.
+__device__ inline float padded_edge(const LevelSource& x, uint32_t channel, uint32_t edge) {
+  const uint32_t count = x.num_levels - 1;
+  return edge < count ? x.edges[int64_t{channel} * count + edge] : __uint_as_float(0x7f800000u);
+}
+
 __device__ inline void copy_edges(const LevelSource& x, uint32_t channel, uint32_t channels, float* shared) {
   if (x.edges == nullptr) return;
-  const uint32_t pitch = padded_edges(x.num_levels), count = x.num_levels - 1;
+  const uint32_t pitch = padded_edges(x.num_levels);
   for (uint32_t i = threadIdx.x; i < channels * pitch; i += blockDim.x) {
-    const uint32_t k = i / pitch, e = i % pitch;
-    shared[i] = e < count ? x.edges[int64_t{channel + k} * count + e] : __uint_as_float(0x7f800000u);
+    shared[i] = padded_edge(x, channel + i / pitch, i % pitch);
   }
 }
 
