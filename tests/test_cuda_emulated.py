@@ -21,6 +21,7 @@ from pyprune_fast import Levels, ops
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the emulator needs g++ on x86-64")
 few = settings(max_examples=min(40, settings().max_examples))
 Counted = tuple[Tensor, Tensor]
+CAPABILITIES = st.sampled_from((7, 9))  # products of bits came with the second
 
 
 def triples(offsets: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
@@ -82,10 +83,10 @@ def same(one: Counted, other: Counted) -> bool:
 
 
 @few
-@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((4 << 10, 16 << 10, SHARED)))
-def test_aura_of_any_shape(case: Case, merged: bool, schedule: int, shared: int) -> None:
-    """Memory for all at once, for tables in parts, and for no table at all."""
-    with device(schedule, shared_bytes=shared) as emulation:
+@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((4 << 10, 16 << 10, SHARED)), CAPABILITIES)
+def test_aura_of_any_shape(case: Case, merged: bool, schedule: int, shared: int, capability: int) -> None:
+    """Memory for all at once, for tables in parts, and for no table at all; with products of bits and without."""
+    with device(schedule, shared_bytes=shared, compute_capability=capability) as emulation:
         counted = aura_on(emulation, case, merged)
     assert same(counted, aura_on_cpu(case, merged)) or not case.offsets
 
@@ -98,23 +99,25 @@ def test_joint_of_any_shape(case: Case, schedule: int) -> None:
 
 
 @few
-@given(cases(nan=True), st.integers(0, 1), st.sampled_from((4 << 10, SHARED)))
-def test_pairs_of_any_shape(case: Case, schedule: int, shared: int) -> None:
-    with device(schedule, shared_bytes=shared) as emulation:
+@given(cases(nan=True), st.integers(0, 1), st.sampled_from((4 << 10, SHARED)), CAPABILITIES)
+def test_pairs_of_any_shape(case: Case, schedule: int, shared: int, capability: int) -> None:
+    with device(schedule, shared_bytes=shared, compute_capability=capability) as emulation:
         assert same(pairs_on(emulation, case.x, case.levels), pairs_on_cpu(case.x, case.levels))
 
 
+@pytest.mark.parametrize("capability", [7, 9])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_wide_reads(dtype: torch.dtype, layout: str) -> None:
+def test_wide_reads(dtype: torch.dtype, layout: str, capability: int) -> None:
     """Shapes that are read 16 bytes at a time, along sites and across channels; every level rule of the search."""
-    for shape, count in (((2, 8, 12, 16), 16), ((3, 16, 4, 4), 32), ((2, 8, 16), 100), ((16, 24), 16), ((2, 1, 16, 32), 256)):
+    shapes = ((2, 8, 12, 16), 16), ((3, 16, 4, 4), 32), ((2, 8, 16), 100), ((16, 24), 16), ((2, 1, 16, 32), 256)
+    for shape, count in (*shapes, ((3, 24, 7, 7), 9), ((2, 40, 15, 19), 5)):
         levels = Levels(edges(shape[1], count, seed=count))
         x = laid_out(values(levels, shape, dtype, seed=7, nan=True), layout)
         labels = torch.arange(shape[0]) % 2
         offsets = tuple(r for r in ((0, 1), (1, -1), (-2, 3)) if len(shape) == 4) or ((1,), (-3,)) * (len(shape) == 3)
         case = Case(x, levels, labels, 2, offsets, periodic=False)
-        with device() as emulation:
+        with device(compute_capability=capability) as emulation:
             assert same(joint_on(emulation, case), joint_on_cpu(case))
             assert not offsets or same(aura_on(emulation, case), aura_on_cpu(case))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -121,20 +122,29 @@ def copy_bytes_per_second() -> float:
     return 2 * source.numel() / seconds(lambda: target.copy_(source))
 
 
-def take_results(limit: float) -> list[dict[str, Any]]:
+def take_calls() -> dict[str, Call]:
     """Half of the rows and of the columns of forty weights, one by one and in one launch."""
     weights = [torch.randn(shape, device="cuda") for shape in WEIGHTS]
     rows = [torch.randperm(w.shape[0], device="cuda")[: w.shape[0] // 2].sort().values for w in weights]
     columns = [torch.randperm(w.shape[1], device="cuda")[: w.shape[1] // 2].sort().values for w in weights]
     outs = [w.new_empty(len(r), len(c), *w.shape[2:]) for w, r, c in zip(weights, rows, columns, strict=True)]
     stream = torch.cuda.current_stream().cuda_stream
-    moved = 2 * sum(out.numel() * out.element_size() for out in outs)
-    calls: dict[str, Call] = {
+    return {
         "take_all": lambda: _native.cuda.take_all(weights, rows, columns, outs, stream),
         "index_select twice (torch)": lambda: [
             w.index_select(0, r).index_select(1, c) for w, r, c in zip(weights, rows, columns, strict=True)
         ],
     }
+
+
+def take_results(limit: float) -> list[dict[str, Any]]:
+    """Times of the calls above, and in a graph, where nothing but the device is measured."""
+    moved = 2 * 4 * sum(math.prod(shape) // 4 for shape in WEIGHTS)
+    calls = take_calls()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        calls["take_all"]()
+    calls["take_all in a graph"] = graph.replay
     return [{"name": n, "seconds": (t := seconds(call)), "of_limit": moved / limit / t} for n, call in calls.items()]
 
 
@@ -239,12 +249,16 @@ def once() -> None:
         ("aura-axial", SHAPES[1], "bfloat16"),
         ("aura-moore", SHAPES[1], "bfloat16"),
         ("aura-axial", SHAPES[4], "bfloat16"),
+        ("aura-axial", SHAPES[1], "bfloat16/channels_last"),
         ("joint", SHAPES[1], "float32"),
         ("joint", SHAPES[1], "bfloat16"),
+        ("joint", SHAPES[1], "bfloat16/channels_last"),
         ("pairs", (64, 512, 14, 14), "bfloat16"),
     ):
-        case = Case(op, shape, dtype, "contiguous", 16, rectified=True)
+        dtype, _, layout = dtype.partition("/")
+        case = Case(op, shape, dtype, layout or "contiguous", 16, rectified=True)
         call_of(case, *activations(case))()
+    take_calls()["take_all"]()
     torch.cuda.synchronize()
 
 

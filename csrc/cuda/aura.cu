@@ -264,7 +264,8 @@ int64_t aura_counts_workspace(const TensorView& x, const TensorView& edges, std:
   const OnDeviceOf device(x);
   Workspace workspace;
   const ClassOrder order(labels, a.x.N, a.classes, workspace);
-  const Job job{edges, a.x, x.item_bytes, a.num_levels, periodic, order, nullptr, a.tables, a.merged(), device, nullptr};
+  const Job job{edges,   a.x,      x.item_bytes, a.num_levels, periodic, order,
+                nullptr, a.tables, a.merged(),   device,       nullptr};
   Reading reading = reading_of(a.x, x.item_bytes);
   if (bits_stage(job, reading, a.offsets)) return workspace.bytes();
   for (size_t r = 0; r < a.offsets.size(); r += kMaxOffsets) {
@@ -289,7 +290,8 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
   Workspace workspace(memory);
   const ClassOrder order(labels, a.x.N, a.classes, workspace);
   order.run(stream);
-  const Job job{edges, a.x, x.item_bytes, a.num_levels, periodic, order, counts.as<int64_t>(), a.tables, a.merged(), device, stream};
+  const Job job{edges,    a.x,        x.item_bytes, a.num_levels, periodic, order, counts.as<int64_t>(),
+                a.tables, a.merged(), device,       stream};
   Reading reading = reading_of(a.x, x.item_bytes);
   reading.maps.order = order.order();
   if (const auto stage = bits_stage(job, reading, a.offsets)) {

@@ -17,7 +17,8 @@ struct BitsStage {
 
   BitsStage(const Lattice& x, std::span<const Offset> offsets)
       : map_words(divided_up(x.sites(), kWarpLanes)), maps(1), words(rounded_up(map_words, kStep)) {
-    for (int64_t n = 2; n * map_words <= kMostWords; ++n) {  // as many as leave the least of the last step unused
+    for (int64_t n = 2; n <= kWarpLanes && n * map_words <= kMostWords;
+         ++n) {  // as many as leave the least of the last step unused
       const int64_t more = rounded_up(n * map_words, kStep);
       if (more * maps <= words * n) maps = n, words = more;
     }
@@ -34,9 +35,11 @@ struct BitsStage {
   AuraBitsShared shared(int64_t offsets, int64_t warps) const {
     const int64_t room = before + words + behind;
     AuraBitsShared at{};
-    at.trouble = static_cast<uint32_t>(offsets * words * 4);
-    at.questions = at.trouble + 32;
-    at.valid = at.questions + static_cast<uint32_t>(warps * kBitLevels * 4);
+    at.within = static_cast<uint32_t>(words * sizeof(StageWord));
+    at.trouble = at.within + static_cast<uint32_t>(offsets * words * 4);
+    at.questions = at.trouble + 16;
+    at.maps = at.questions + static_cast<uint32_t>(warps * kBitLevels * 4);
+    at.valid = at.maps + static_cast<uint32_t>(warps * kWarpLanes * 8);
     at.bits = at.valid + static_cast<uint32_t>(rounded_up(warps * room * 4, 16));
     at.bytes = at.bits + static_cast<uint32_t>(warps * room * sizeof(LevelBits));
     return at;
@@ -49,7 +52,8 @@ inline int64_t bits_offsets(const Job& job) { return job.merged ? kMostShifts : 
 
 // How to read for it, or nothing where levels, boundary, layout, size or device ask for another way.
 inline std::optional<BitsStage> bits_stage(const Job& job, const Reading& reading, std::span<const Offset> offsets) {
-  const bool readable = reading.maps.flat && (!reading.maps.across || reading.count > 1) && job.item_bytes < 8;
+  const bool readable = reading.maps.flat && (!reading.maps.across || reading.count > 1) && job.item_bytes < 8 &&
+                        job.x.sites() * std::abs(reading.maps.stride_w) < int64_t{1} << 31;
   if (job.num_levels > static_cast<int>(kBitLevels) || job.periodic || !readable || job.device.compute_capability < 8) {
     return std::nullopt;
   }
@@ -93,6 +97,7 @@ inline void count_bits(const Job& job, const Reading& reading, const BitsStage& 
     p.map_words = static_cast<uint32_t>(stage.map_words);
     p.maps = static_cast<uint32_t>(stage.maps);
     p.words = static_cast<uint32_t>(stage.words);
+    p.site_step = static_cast<int32_t>(reading.maps.stride_w);
     p.before = static_cast<uint32_t>(stage.before);
     p.room = static_cast<uint32_t>(stage.before + stage.words + stage.behind);
     p.total_offsets = static_cast<uint32_t>(job.total_offsets);

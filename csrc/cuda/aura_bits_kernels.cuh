@@ -17,9 +17,10 @@ namespace ppf::cuda {
 inline constexpr int kMostTables = 4;   // offsets with tables of their own that a launch counts
 inline constexpr int kMostShifts = 64;  // offsets of a launch
 
-// Of a block's shared memory: where the parts of its warps begin, in bytes. Neighbours (`within`) come first.
+// Of a block's shared memory: where its parts begin, in bytes. The words of a stage (StageWord) come first; from
+// `questions` on every warp has a part.
 struct AuraBitsShared {
-  uint32_t trouble, questions, valid, bits, bytes;
+  uint32_t within, trouble, questions, maps, valid, bits, bytes;
 };
 
 struct AuraBitsParams {
@@ -27,12 +28,13 @@ struct AuraBitsParams {
   Classes classes;
   AuraBitsShared shared;
   int64_t* counts;
-  int64_t* nans;          // null when sites without a level were counted before
-  int64_t images;         // of a chunk
-  uint32_t units;         // of work: channels, or groups of them, times chunks
-  uint32_t map_words;     // of a map
-  uint32_t maps, words;   // of a stage, its words a multiple of kStep
-  uint32_t before, room;  // words before a stage's own, and with those and what is behind
+  int64_t* nans;                                      // null when sites without a level were counted before
+  int64_t images;                                     // of a chunk
+  uint32_t units;                                     // of work: channels, or groups of them, times chunks
+  uint32_t map_words;                                 // of a map
+  uint32_t maps, words;                               // of a stage, its words a multiple of kStep
+  int32_t site_step;                                  // elements from one site of a map to the next
+  uint32_t before, room;                              // words before a stage's own, and with those and what is behind
   uint32_t total_offsets, first_offset, num_offsets;  // of the counts; those of this launch
   bool merged;                                        // all offsets share one table
   int32_t d[kMostShifts], h[kMostShifts], w[kMostShifts];
@@ -41,81 +43,91 @@ struct AuraBitsParams {
 
 namespace {
 
-// A warp's part of the block's memory.
+// Where 32 sites of a stage lie.
+struct alignas(16) StageWord {
+  int32_t offset;  // of the first one in its map, in elements
+  uint32_t left;   // sites of the map from there on
+  uint32_t map;
+};
+
+// What a warp knows of the block's memory.
+template <class T>
 struct WarpBits {
-  LevelBits* bits;  // from the stage's first word on
-  uint32_t* valid;  // sites with a level; written only where some have none
-  float* questions;
+  const StageWord* words;
+  const uint32_t* within;  // (offsets, words): sites that have a neighbour
+  float* questions;        // of its channel
+  const T** maps;          // of its channel
+  LevelBits* bits;         // from the stage's first word on
+  uint32_t* valid;         // sites with a level; written only where some have none
+  int32_t lane_offset;     // of the lane's site in its word, in elements
+
+  __device__ WarpBits(const AuraBitsParams& p, uint32_t warp) {
+    char* shared = dynamic_shared();
+    words = reinterpret_cast<const StageWord*>(shared);
+    within = reinterpret_cast<const uint32_t*>(shared + p.shared.within);
+    questions = reinterpret_cast<float*>(shared + p.shared.questions) + warp * kBitLevels;
+    maps = reinterpret_cast<const T**>(shared + p.shared.maps) + warp * kWarpLanes;
+    bits = reinterpret_cast<LevelBits*>(shared + p.shared.bits) + warp * p.room + p.before;
+    valid = reinterpret_cast<uint32_t*>(shared + p.shared.valid) + warp * p.room + p.before;
+    lane_offset = static_cast<int32_t>(threadIdx.x % kWarpLanes) * p.site_step;
+  }
+
+  // Finds the maps of a stage. Where it is not full the last one fills it up.
+  __device__ void find_maps(const AuraBitsParams& p, int64_t image, uint32_t channel, uint32_t number) const {
+    const uint32_t lane = threadIdx.x % kWarpLanes;
+    if (lane < p.maps) maps[lane] = p.x.maps.template at<T>(image + (lane < number ? lane : number - 1), channel, 0);
+    __syncwarp();
+  }
+
+  // The lane's site of a word; 0 where the map has none.
+  __device__ float value(uint32_t word) const {
+    const StageWord at = words[word];
+    T x{};
+    if (threadIdx.x % kWarpLanes < at.left) x = in_global(maps[at.map])[at.offset + lane_offset];
+    return widened(x);
+  }
 };
 
-__device__ inline WarpBits warp_bits(const AuraBitsParams& p, uint32_t warp) {
-  char* shared = dynamic_shared();
-  return {reinterpret_cast<LevelBits*>(shared + p.shared.bits) + warp * p.room + p.before,
-          reinterpret_cast<uint32_t*>(shared + p.shared.valid) + warp * p.room + p.before,
-          reinterpret_cast<float*>(shared + p.shared.questions) + warp * kBitLevels};
-}
-
-// The maps of a stage, word by word: goes through them in order.
-struct StageWalk {
-  const AuraBitsParams& p;
-  int64_t image;           // in the order of classes
-  uint32_t channel, maps;  // left, with the present one
-  uint32_t word = 0;
-  const void* at;
-
-  template <class T>
-  __device__ static StageWalk begin(const AuraBitsParams& p, int64_t image, uint32_t channel, uint32_t maps) {
-    return {p, image, channel, maps, 0, p.x.maps.template at<T>(image, channel, 0)};
-  }
-  // The lane's site of the present word; beyond the map where it has none.
-  __device__ uint32_t site() const { return word * kWarpLanes + threadIdx.x % kWarpLanes; }
-  template <class T>
-  __device__ void step() {
-    if (++word == p.map_words && maps > 1) {
-      word = 0;
-      --maps;
-      at = p.x.maps.template at<T>(++image, channel, 0);
-    }
-  }
-};
-
-// Which sites of a stage have a neighbour at each offset: (offsets, words).
-__device__ inline void write_within(const AuraBitsParams& p, uint32_t* within) {
+// The words of a stage, and which of its sites have a neighbour at each offset.
+__device__ inline void write_stage(const AuraBitsParams& p) {
   const Maps& x = p.x.maps;
+  auto* words = reinterpret_cast<StageWord*>(dynamic_shared());
+  auto* within = reinterpret_cast<uint32_t*>(dynamic_shared() + p.shared.within);
   const auto D = static_cast<int32_t>(x.by_sites.divisor / x.by_plane.divisor);
   const auto H = static_cast<int32_t>(x.by_plane.divisor / x.by_row.divisor);
   const auto W = static_cast<int32_t>(x.by_row.divisor);
-  const uint32_t lane = threadIdx.x % kWarpLanes, total = p.num_offsets * p.words;
-  for (uint32_t i = threadIdx.x / kWarpLanes; i < total; i += blockDim.x / kWarpLanes) {
-    const uint32_t r = i / p.words, site = i % p.words % p.map_words * kWarpLanes + lane;
+  const uint32_t lane = threadIdx.x % kWarpLanes;
+  for (uint32_t j = threadIdx.x / kWarpLanes; j < p.words; j += blockDim.x / kWarpLanes) {
+    const uint32_t map = j / p.map_words, first = j % p.map_words * kWarpLanes, site = first + lane;
+    if (lane == 0) {
+      words[j].offset = static_cast<int32_t>(first) * p.site_step;
+      words[j].left = map < p.maps ? x.by_sites.divisor - first : 0;
+      words[j].map = map;
+    }
     const uint32_t plane = x.by_plane.quotient(site), in_plane = site - plane * x.by_plane.divisor;
-    const uint32_t row = x.by_row.quotient(in_plane);
-    const int32_t d = plane + p.d[r], h = row + p.h[r], w = in_plane - row * x.by_row.divisor + p.w[r];
-    const bool has = site < x.by_sites.divisor && d >= 0 && d < D && h >= 0 && h < H && w >= 0 && w < W;
-    const uint32_t word = __ballot_sync(kAllLanes, has);
-    if (lane == 0) within[i] = word;
+    const uint32_t row = x.by_row.quotient(in_plane), in_row = in_plane - row * x.by_row.divisor;
+    for (uint32_t r = 0; r < p.num_offsets; ++r) {
+      const int32_t d = plane + p.d[r], h = row + p.h[r], w = in_row + p.w[r];
+      const bool has = site < x.by_sites.divisor && d >= 0 && d < D && h >= 0 && h < H && w >= 0 && w < W;
+      const uint32_t sites = __ballot_sync(kAllLanes, has);
+      if (lane == 0) within[r * p.words + j] = sites;
+    }
   }
 }
 
 // Reads a stage of one channel. Says whether all sites have a level (infinite ones may be doubted).
 template <class T>
-__device__ bool fill_along(const AuraBitsParams& p, const WarpBits& own, StageWalk walk, uint32_t words) {
+__device__ bool fill_along(const AuraBitsParams& p, const WarpBits<T>& own, uint32_t words) {
   const SearchTree tree(own.questions);
-  const uint32_t sites = p.x.maps.by_sites.divisor;
   float doubt = 0;  // becomes NaN, and stays it
   for (uint32_t j = 0; j < words; j += kStep) {
-    T value[kStep];
+    float value[kStep];
 #pragma unroll
-    for (uint32_t v = 0; v < kStep; ++v) {  // all reads are under way before the first is needed
-      value[v] = T{};
-      if (walk.site() < sites) value[v] = static_cast<const T*>(walk.at)[walk.site() * p.x.maps.stride_w];
-      walk.template step<T>();
-    }
+    for (uint32_t v = 0; v < kStep; ++v) value[v] = own.value(j + v);  // all under way before the first is needed
 #pragma unroll
     for (uint32_t v = 0; v < kStep; ++v) {
-      const float x = widened(value[v]);
-      doubt = fmaf(x, 0.0f, doubt);
-      const LevelBits bits = level_bits(x, tree);
+      doubt = fmaf(value[v], 0.0f, doubt);
+      const LevelBits bits = level_bits(value[v], tree);
       if (threadIdx.x % kWarpLanes == 0) own.bits[j + v] = bits;
     }
   }
@@ -124,27 +136,21 @@ __device__ bool fill_along(const AuraBitsParams& p, const WarpBits& own, StageWa
 
 // Which sites of a stage have a level; counts the others.
 template <class T>
-__device__ void write_valid(const AuraBitsParams& p, const WarpBits& own, StageWalk walk, uint32_t words) {
-  const uint32_t lane = threadIdx.x % kWarpLanes, channel = walk.channel;
+__device__ void write_valid(const AuraBitsParams& p, const WarpBits<T>& own, uint32_t channel, uint32_t words) {
   uint32_t missing = 0;
   for (uint32_t j = 0; j < words; ++j) {
-    bool is_nan = false;
-    if (walk.site() < p.x.maps.by_sites.divisor) {
-      const float x = widened(static_cast<const T*>(walk.at)[walk.site() * p.x.maps.stride_w]);
-      is_nan = x != x;
-    }
-    walk.template step<T>();
-    const uint32_t nans = __ballot_sync(kAllLanes, is_nan);
+    const float x = own.value(j);
+    const uint32_t nans = __ballot_sync(kAllLanes, x != x);
     missing += __popc(nans);
-    if (lane == 0) own.valid[j] = ~nans;
+    if (threadIdx.x % kWarpLanes == 0) own.valid[j] = ~nans;
   }
-  if (lane == 0 && p.nans != nullptr && missing != 0) add_to(p.nans + channel, missing);
+  if (threadIdx.x % kWarpLanes == 0 && p.nans != nullptr && missing != 0) add_to(p.nans + channel, missing);
 }
 
 // Counts the pairs of a stage. Lane 4 i + j of the warp selects the sites of level i, and of level i + 8, in the words
 // j and j + 4 of eight: see add_common_bits.
-template <int kTables, bool kAllValid>
-__device__ void count_stage(const AuraBitsParams& p, const WarpBits& own, const uint32_t* within, uint32_t words,
+template <bool kAllValid, int kTables, class T>
+__device__ void count_stage(const AuraBitsParams& p, const WarpBits<T>& own, uint32_t words,
                             int32_t (&sums)[kTables][2][4]) {
   const uint32_t lane = threadIdx.x % kWarpLanes;
   const LevelPair levels(lane / 4);
@@ -156,11 +162,10 @@ __device__ void count_stage(const AuraBitsParams& p, const WarpBits& own, const 
       const uint32_t word = j + 4 * half, bits = p.shift[r] & 31;
       const int32_t at = static_cast<int32_t>(word) + (p.shift[r] >> 5);
       const LevelBits first = own.bits[at], second = own.bits[at + 1];
-      uint32_t of = within[r * p.words + word];
+      uint32_t of = own.within[r * p.words + word];
       if constexpr (!kAllValid) of &= __funnelshift_r(own.valid[at], own.valid[at + 1], bits);
-      const LevelBits neighbor{
-          __funnelshift_r(first.x, second.x, bits), __funnelshift_r(first.y, second.y, bits),
-          __funnelshift_r(first.z, second.z, bits), __funnelshift_r(first.w, second.w, bits)};
+      const LevelBits neighbor{__funnelshift_r(first.x, second.x, bits), __funnelshift_r(first.y, second.y, bits),
+                               __funnelshift_r(first.z, second.z, bits), __funnelshift_r(first.w, second.w, bits)};
       levels.select(neighbor, of, low[half], high[half]);
     }
     add_common_bits(table[0], lines, low);
@@ -203,13 +208,13 @@ __device__ void empty_sums(const AuraBitsParams& p, uint32_t channel, uint32_t k
   }
 }
 
-template <int kTables>
-__device__ void count_stage(const AuraBitsParams& p, const WarpBits& own, const uint32_t* within, uint32_t words,
-                            bool all_valid, int32_t (&sums)[kTables][2][4]) {
+template <class T, int kTables>
+__device__ void count_stage(const AuraBitsParams& p, const WarpBits<T>& own, uint32_t words, bool all_valid,
+                            int32_t (&sums)[kTables][2][4]) {
   if (all_valid) {
-    count_stage<kTables, true>(p, own, within, words, sums);
+    count_stage<true>(p, own, words, sums);
   } else {
-    count_stage<kTables, false>(p, own, within, words, sums);
+    count_stage<false>(p, own, words, sums);
   }
 }
 
@@ -231,24 +236,21 @@ __device__ void for_stages(const AuraBitsParams& p, uint32_t chunk, Stage&& stag
 // One warp, one channel.
 template <class T, int kTables>
 __global__ void __launch_bounds__(256, kTables > 2 ? 3 : 4) aura_bits_kernel(const AuraBitsParams p) {
-  auto* within = reinterpret_cast<uint32_t*>(dynamic_shared());
-  write_within(p, within);
+  write_stage(p);
   __syncthreads();
-  const uint32_t warps = blockDim.x / kWarpLanes, warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes;
-  const uint32_t unit = blockIdx.x * warps + warp;
+  const uint32_t warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes;
+  const uint32_t unit = blockIdx.x * (blockDim.x / kWarpLanes) + warp, channel = unit % p.x.maps.channels;
   if (unit >= p.units) return;
-  const uint32_t channel = unit % p.x.maps.channels;
-  const WarpBits own = warp_bits(p, warp);
+  const WarpBits<T> own(p, warp);
   if (lane < kBitLevels) own.questions[lane] = question(p.x, channel, lane);
-  __syncwarp();
   int32_t sums[kTables][2][4] = {};
   const auto stage = [&](int64_t image, uint32_t maps) {
-    const StageWalk walk = StageWalk::begin<T>(p, image, channel, maps);
     const uint32_t words = maps * p.map_words;
-    const bool all_valid = fill_along<T>(p, own, walk, words);
-    if (!all_valid) write_valid<T>(p, own, walk, words);
+    own.find_maps(p, image, channel, maps);
+    const bool all_valid = fill_along(p, own, words);
+    if (!all_valid) write_valid(p, own, channel, words);
     __syncwarp();
-    count_stage(p, own, within, words, all_valid, sums);
+    count_stage(p, own, words, all_valid, sums);
     __syncwarp();
   };
   for_stages(p, unit / p.x.maps.channels, stage, [&](uint32_t k) { empty_sums(p, channel, k, sums); });
@@ -259,13 +261,12 @@ template <class T, int kTables>
 __global__ void __launch_bounds__(sizeof(T) == 2 ? 512 : 256, kTables > 2 ? 1 : 2)
     aura_bits_across_kernel(const AuraBitsParams p) {
   constexpr uint32_t kWide = 16 / sizeof(T), kChannels = 2 * kWide;
-  auto* within = reinterpret_cast<uint32_t*>(dynamic_shared());
   auto* trouble = reinterpret_cast<uint32_t*>(dynamic_shared() + p.shared.trouble);
-  write_within(p, within);
+  write_stage(p);
   const uint32_t warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes;
   const uint32_t C = p.x.maps.channels, groups = (C + kChannels - 1) / kChannels;
   const uint32_t first = blockIdx.x % groups * kChannels, channel = first + warp;
-  const WarpBits own = warp_bits(p, warp), all = warp_bits(p, 0);
+  const WarpBits<T> own(p, warp), all(p, 0);
   if (lane < kBitLevels) own.questions[lane] = question(p.x, channel < C ? channel : first, lane);
   int32_t sums[kTables][2][4] = {};
   const auto stage = [&](int64_t image, uint32_t maps) {
@@ -274,11 +275,12 @@ __global__ void __launch_bounds__(sizeof(T) == 2 ? 512 : 256, kTables > 2 ? 1 : 
     __syncthreads();
     float doubt = 0;
     for (uint32_t j = warp; j < words; j += kChannels) {
-      const uint32_t map = j / p.map_words, site = j % p.map_words * kWarpLanes + lane;
+      const StageWord at = own.words[j];
+      const uint32_t site = j % p.map_words * kWarpLanes + lane;
       Vector<T, kWide> value[2] = {};
-      for (uint32_t v = 0; v < 2 && site < p.x.maps.by_sites.divisor; ++v) {
+      for (uint32_t v = 0; v < 2 && lane < at.left; ++v) {
         if (first + v * kWide >= C) break;
-        value[v] = load<kWide>(p.x.maps.template at<T>(image + map, first + v * kWide, site));
+        value[v] = load<kWide>(p.x.maps.template at<T>(image + at.map, first + v * kWide, site));
       }
 #pragma unroll
       for (uint32_t c = 0; c < kChannels; ++c) {
@@ -292,9 +294,12 @@ __global__ void __launch_bounds__(sizeof(T) == 2 ? 512 : 256, kTables > 2 ? 1 : 
     __syncthreads();
     const bool all_valid = *trouble == 0;
     if (channel < C) {
-      if (!all_valid) write_valid<T>(p, own, StageWalk::begin<T>(p, image, channel, maps), words);
-      __syncwarp();
-      count_stage(p, own, within, words, all_valid, sums);
+      if (!all_valid) {
+        own.find_maps(p, image, channel, maps);
+        write_valid(p, own, channel, words);
+        __syncwarp();
+      }
+      count_stage(p, own, words, all_valid, sums);
     }
     __syncthreads();
   };

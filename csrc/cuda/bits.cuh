@@ -38,7 +38,9 @@ __device__ inline LevelBits level_bits(float x, const SearchTree& tree) {
   const float below = bit2 ? tree.second.item[0] : ask[3];
   const float above = bit2 ? tree.second.item[2] : tree.second.item[1];
   const bool bit1 = (bit3 ? above : below) < x;
-  const bool bit0 = tree.last[(bit3 ? 4 : 0) + (bit2 ? 2 : 0) + (bit1 ? 1 : 0)] < x;
+  const float* leaf = bit3 ? tree.last + 4 : tree.last;
+  leaf = bit2 ? leaf + 2 : leaf;
+  const bool bit0 = leaf[bit1] < x;
   return {__ballot_sync(kAllLanes, bit0), __ballot_sync(kAllLanes, bit1), __ballot_sync(kAllLanes, bit2),
           __ballot_sync(kAllLanes, bit3)};
 }

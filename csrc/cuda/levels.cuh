@@ -118,6 +118,14 @@ struct Span {
   uint32_t begin, end;
 };
 
+// Neighbouring threads read so many neighbouring groups of A::kCount channels: a power of two.
+template <class A>
+__device__ uint32_t groups_across(uint32_t channels) {
+  uint32_t groups = 1;
+  while (groups * A::kCount < channels) groups *= 2;
+  return groups;
+}
+
 // Calls take(k, image, site, level) with the levels of A::kCount sites of channel k (or of one site of the channels
 // from k on), and done(k) after a thread's last ones of k. k counts from the span's first channel, the image from its
 // first image. `begin` is rounded down to whole vectors, `end` up.
@@ -133,10 +141,9 @@ __device__ void read_levels(const LevelSource& x, const float* edges, const Span
     take(k, image, site, level);
   };
   if (A::kAcross || (kCount == 1 && x.maps.across)) {
-    const uint32_t groups = span.channels / kCount, steps = blockDim.x / groups;
-    if (threadIdx.x >= steps * groups) return;
-    const uint32_t k = threadIdx.x % groups * kCount;
-    for (uint32_t i = span.begin + threadIdx.x / groups; i < span.end; i += steps) read(k, i);
+    const uint32_t groups = groups_across<A>(span.channels), k = threadIdx.x % groups * kCount;
+    if (k >= span.channels) return;
+    for (uint32_t i = span.begin + threadIdx.x / groups; i < span.end; i += blockDim.x / groups) read(k, i);
     done(k);
   } else {
     for (uint32_t k = 0; k < span.channels; ++k) {

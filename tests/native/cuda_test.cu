@@ -162,7 +162,11 @@ void test_take() {
 int main(int, char** arguments) {
   const auto schedule = static_cast<unsigned>(std::atoi(arguments[1]));
   const std::vector<Offset> near = {{0, 0, 1}, {0, 1, -1}, {0, 1, 0}, {0, -2, 3}};
-  emulation::device = {schedule, 2, 227 << 10};
+  emulation::device = {schedule, 2, 227 << 10, 7};
+  test_aura(Input(3, 2, 12, 16, false, 16), false, near);  // once more below, as products of bits
+  test_pairs(Input(2, 5, 6, 8, false, 16));
+  emulation::device.compute_capability = 9;
+  test_aura(Input(3, 8, 6, 9, true, 5), false, near);
   for (const bool periodic : {false, true}) {
     test_aura(Input(3, 2, 12, 16, false, 16), periodic, near);
     test_aura(Input(3, 8, 6, 5, true, 5), periodic, near);
