@@ -117,7 +117,7 @@ __device__ inline void write_stage(const AuraBitsParams& p) {
 
 // Reads a stage of one channel. Says whether all sites have a level (infinite ones may be doubted).
 template <class T>
-__device__ bool fill_along(const AuraBitsParams& p, const WarpBits<T>& own, uint32_t words) {
+__device__ bool fill_along(const WarpBits<T>& own, uint32_t words) {
   const SearchTree tree(own.questions);
   float doubt = 0;  // becomes NaN, and stays it
   for (uint32_t j = 0; j < words; j += kStep) {
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(256, kTables > 2 ? 3 : 4) aura_bits_kernel(con
   const auto stage = [&](int64_t image, uint32_t maps) {
     const uint32_t words = maps * p.map_words;
     own.find_maps(p, image, channel, maps);
-    const bool all_valid = fill_along(p, own, words);
+    const bool all_valid = fill_along(own, words);
     if (!all_valid) write_valid(p, own, channel, words);
     __syncwarp();
     count_stage(p, own, words, all_valid, sums);
