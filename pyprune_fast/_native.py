@@ -95,7 +95,7 @@ class _ByCupy:
 
     @staticmethod
     def _call(jit: ModuleType, function: str, *arguments: Any) -> Any:
-        device = next(a.device.index for a in arguments if isinstance(a, torch.Tensor))
+        device = next((a.device.index for a in arguments if isinstance(a, torch.Tensor)), 0)
         return jit.call(device, function, *arguments)
 
 

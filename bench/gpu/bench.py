@@ -149,17 +149,27 @@ def take_results(limit: float) -> list[dict[str, Any]]:
 
 
 def kernels(file: Path) -> None:
-    """Every case as a fraction of the copy limit."""
+    """Every case as a fraction of the copy limit, and with the kernels on trial."""
     limit = copy_bytes_per_second()
     print(f"copy: {limit / 1e12:.2f} TB/s")
     results = []
     for case in cases():
         try:
             x, levels = activations(case)
-            time = seconds(call_of(case, x, levels))
-            results.append({"name": case.name, **asdict(case), "seconds": time})
-            results[-1]["of_limit"] = x.numel() * x.element_size() / limit / time
-            print(f"{results[-1]['of_limit']:7.1%}  {1e6 * time:9.1f} us  {case.name}")
+            least = x.numel() * x.element_size() / limit
+            row = {"name": case.name, **asdict(case)}
+            results.append(row)
+            for trial in (False, True):
+                _native.cuda.set_trial_kernels(trial)
+                time = seconds(call_of(case, x, levels))
+                row |= (
+                    {"trial_seconds": time, "trial_of_limit": least / time}
+                    if trial
+                    else {"seconds": time, "of_limit": least / time}
+                )
+            _native.cuda.set_trial_kernels(False)
+            gain = row["seconds"] / row["trial_seconds"]
+            print(f"{row['of_limit']:7.1%}  {1e6 * row['seconds']:9.1f} us  trial {gain:5.2f}x  {case.name}")
         except Exception as error:  # the rest is still worth having
             results.append({"name": case.name, "error": str(error)})
             print(results[-1])
@@ -215,9 +225,16 @@ def network(file: Path) -> None:
 
 
 def exact(small: bool) -> None:
-    """Every op on the device against the CPU: equal counts, for all dtypes, layouts, levels and boundaries."""
+    """Every op on the device against the CPU: equal counts, for all dtypes, layouts, levels and boundaries; on trial too."""
     if trouble := _native.cuda_trouble():
         raise RuntimeError(trouble)
+    for trial in (False, True):
+        _native.cuda.set_trial_kernels(trial)
+        print(f"{compare(small)} results equal{', on trial' * trial}")
+
+
+def compare(small: bool) -> int:
+    """As `exact`, with the kernels that are set; the number of results compared."""
     shapes = (
         ((2, 3, 9, 7), (3, 8, 16, 16)) if small else ((2, 3, 9, 7), (3, 8, 16, 16), (5, 33, 14, 14), (2, 4, 5, 6, 7), (64, 24))
     )
@@ -239,7 +256,7 @@ def exact(small: bool) -> None:
                     index = torch.tensor([1, 0])
                     assert torch.equal(ops.take(x, index, index), ops.take(x.cuda(), index.cuda(), index.cuda()).cpu())
                     checked += 5
-    print(f"{checked} results equal")
+    return checked
 
 
 def once() -> None:
@@ -257,7 +274,10 @@ def once() -> None:
     ):
         dtype, _, layout = dtype.partition("/")
         case = Case(op, shape, dtype, layout or "contiguous", 16, rectified=True)
-        call_of(case, *activations(case))()
+        call = call_of(case, *activations(case))
+        for trial in (False, True):
+            _native.cuda.set_trial_kernels(trial)
+            call()
     take_calls()["take_all"]()
     torch.cuda.synchronize()
 

@@ -5,6 +5,7 @@
 
 #include "aura_bits_kernels.cuh"
 #include "aura_job.cuh"
+#include "device.h"
 
 namespace ppf::cuda {
 
@@ -50,11 +51,12 @@ inline int64_t bits_warps(const Reading& reading, int item_bytes) { return readi
 
 inline int64_t bits_offsets(const Job& job) { return job.merged ? kMostShifts : kMostTables; }  // of a launch
 
-// How to read for it, or nothing where levels, boundary, layout, size or device ask for another way.
+// How to read for it, or nothing where levels, boundary, layout, size or device ask for another way. On trial.
 inline std::optional<BitsStage> bits_stage(const Job& job, const Reading& reading, std::span<const Offset> offsets) {
   const bool readable = reading.maps.flat && (!reading.maps.across || reading.count > 1) && job.item_bytes < 8 &&
                         job.x.sites() * std::abs(reading.maps.stride_w) < int64_t{1} << 31;
-  if (job.num_levels > static_cast<int>(kBitLevels) || job.periodic || !readable || job.device.compute_capability < 8) {
+  if (!trial_kernels || job.device.compute_capability < 8 || job.num_levels > static_cast<int>(kBitLevels) ||
+      job.periodic || !readable) {
     return std::nullopt;
   }
   const BitsStage stage(job.x, offsets);
@@ -91,7 +93,7 @@ inline void count_bits(const Job& job, const Reading& reading, const BitsStage& 
     p.shared = stage.shared(std::ssize(some), warps);
     p.counts = job.counts;
     p.nans = first == 0 ? nans : nullptr;
-    const int64_t units = across ? divided_up(C, warps) : C, at_once = job.device.multiprocessors * (across ? 2 : 32);
+    const int64_t units = across ? divided_up(C, warps) : C, at_once = job.device.multiprocessors * (across ? 2 : 24);
     p.images = images_of_chunk(job, units, at_once, tables);
     p.units = static_cast<uint32_t>(units * divided_up(job.x.N, p.images));
     p.map_words = static_cast<uint32_t>(stage.map_words);

@@ -235,7 +235,7 @@ __device__ void for_stages(const AuraBitsParams& p, uint32_t chunk, Stage&& stag
 
 // One warp, one channel.
 template <class T, int kTables>
-__global__ void __launch_bounds__(256, kTables > 2 ? 3 : 4) aura_bits_kernel(const AuraBitsParams p) {
+__global__ void __launch_bounds__(256, kTables > 2 ? 2 : 3) aura_bits_kernel(const AuraBitsParams p) {
   write_stage(p);
   __syncthreads();
   const uint32_t warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes;
@@ -258,8 +258,7 @@ __global__ void __launch_bounds__(256, kTables > 2 ? 3 : 4) aura_bits_kernel(con
 
 // One block, as many channels as it has warps: those whose elements fill 32 bytes.
 template <class T, int kTables>
-__global__ void __launch_bounds__(sizeof(T) == 2 ? 512 : 256, kTables > 2 ? 1 : 2)
-    aura_bits_across_kernel(const AuraBitsParams p) {
+__global__ void __launch_bounds__(sizeof(T) == 2 ? 512 : 256, 1) aura_bits_across_kernel(const AuraBitsParams p) {
   constexpr uint32_t kWide = 16 / sizeof(T), kChannels = 2 * kWide;
   auto* trouble = reinterpret_cast<uint32_t*>(dynamic_shared() + p.shared.trouble);
   write_stage(p);

@@ -1,6 +1,7 @@
 // joint_counts on a GPU. Contract: core/joint.h. The kernel: joint_kernels.cuh.
 #include "../core/joint.h"
 
+#include "device.h"
 #include "joint_kernels.cuh"
 #include "reading.cuh"
 
@@ -55,7 +56,7 @@ void joint_counts(const TensorView& x, const TensorView& edges, const std::optio
       launch<joint_kernel<A, Tables>>({groups * chunks.count, kJointThreads, shared, stream}, p);
     };
     const int64_t columns = kJointThreads * kJointChannels<A>, bytes = columns * (num_levels + 1) * sizeof(uint32_t);
-    if (bytes <= std::min<int64_t>(kMostColumns, device.shared_bytes / 2)) {
+    if (trial_kernels && bytes <= std::min<int64_t>(kMostColumns, device.shared_bytes / 2)) {
       count.template operator()<ThreadColumns>(columns);
     } else {
       count.template operator()<BlockTables>(per_block);

@@ -37,6 +37,8 @@ __device__ inline void add_sites(const JointParams& p, uint32_t channel, uint32_
   add_to(level == L ? p.nans + channel : p.counts + (int64_t{channel} * p.classes.count + k) * L + level, number);
 }
 
+}  // namespace
+
 // Tables of the block: (channels, L + 1).
 struct BlockTables {
   uint32_t* tables;
@@ -115,6 +117,8 @@ struct ThreadColumns {
     __syncthreads();
   }
 };
+
+namespace {
 
 // Shared memory: edges (channels, padded), tables.
 template <class A, class Tables>

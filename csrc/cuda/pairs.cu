@@ -2,6 +2,7 @@
 // pairs_kernels.cuh.
 #include "../core/pairs.h"
 
+#include "device.h"
 #include "pairs_kernels.cuh"
 #include "staged.cuh"
 
@@ -40,7 +41,7 @@ struct Plan {
   uint32_t *valid = nullptr, *tables = nullptr;
 
   Plan(const Lattice& x, int num_levels, const OnDeviceOf& device, Workspace& workspace)
-      : by_bits(num_levels <= static_cast<int>(kBitLevels) && device.compute_capability >= 8 &&
+      : by_bits(trial_kernels && num_levels <= static_cast<int>(kBitLevels) && device.compute_capability >= 8 &&
                 bits_shared(num_levels) <= device.shared_bytes),
         side(by_bits ? kBitSide : side_for(x.C, num_levels, device)),
         blocks(triangle(x.C, std::max(side, 1))),

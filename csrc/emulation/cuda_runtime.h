@@ -56,9 +56,8 @@ inline std::string last_error;
 
 // For tests: from Python by its name in the module's file.
 extern "C" __attribute__((used, visibility("default"))) inline void ppf_emulate(unsigned schedule, int multiprocessors,
-                                                                                int shared_bytes,
-                                                                                int compute_capability) {
-  device = {schedule, multiprocessors, shared_bytes, compute_capability};
+                                                                                int shared_bytes) {
+  device = {schedule, multiprocessors, shared_bytes};
 }
 
 inline std::mutex one_at_a_time;
