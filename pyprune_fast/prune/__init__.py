@@ -2,13 +2,16 @@
 
 from pyprune_fast.slicing import Plan
 
+from . import metrics
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
+from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
+from .metrics import Measurement, Metric, Table, evaluate
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
@@ -19,16 +22,21 @@ __all__ = [
     "Criterion",
     "Curve",
     "HRel",
+    "Journal",
+    "Measurement",
+    "Metric",
     "Plan",
     "Pruner",
     "Result",
     "Round",
+    "Table",
     "Target",
     "accuracy",
     "allocate",
     "compare",
     "cost_after",
     "count_cost",
+    "evaluate",
     "fast_dtype",
     "fine_tune",
     "group_scores",
@@ -37,6 +45,7 @@ __all__ = [
     "loss_curves",
     "lowest",
     "mean_loss",
+    "metrics",
     "peak_memory",
     "plan_by_curves",
     "plan_for",
