@@ -81,15 +81,17 @@ def module() -> Any:
 
 
 @contextmanager
-def device(schedule: int = 0, multiprocessors: int = 4, shared_bytes: int = SHARED) -> Iterator[Any]:
-    """The module on a device of this size, its threads and blocks run in this order."""
+def device(schedule: int = 0, multiprocessors: int = 4, shared_bytes: int = SHARED, trial: bool = False) -> Iterator[Any]:
+    """The module on a device of this size, its threads and blocks run in this order, with the kernels on trial or without."""
     emulation = module()
     emulate = ctypes.CDLL(emulation.__file__).ppf_emulate
     emulate(schedule, multiprocessors, shared_bytes)
+    emulation.set_trial_kernels(trial)
     try:
         yield emulation
     finally:
         emulate(0, 4, SHARED)
+        emulation.set_trial_kernels(False)
 
 
 class OnDevice:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,15 @@ from torch import Tensor
 
 from pyprune_fast import Levels, _native, ops
 from pyprune_fast._checks import CORRECTIONS
+
+
+@pytest.fixture(params=[False, True], autouse=True, ids=["", "trial"])
+def trial(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of it once more with the kernels on trial."""
+    _native.cuda.set_trial_kernels(request.param)
+    yield
+    _native.cuda.set_trial_kernels(False)
+
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or _native.cuda_trouble() != "", reason="no CUDA device, or no kernels for it"

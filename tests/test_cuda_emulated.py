@@ -82,51 +82,53 @@ def same(one: Counted, other: Counted) -> bool:
 
 
 @few
-@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((4 << 10, 16 << 10, SHARED)))
-def test_aura_of_any_shape(case: Case, merged: bool, schedule: int, shared: int) -> None:
-    """Memory for all at once, for tables in parts, and for no table at all."""
-    with device(schedule, shared_bytes=shared) as emulation:
+@given(cases(nan=True), st.booleans(), st.integers(0, 1), st.sampled_from((4 << 10, 16 << 10, SHARED)), st.booleans())
+def test_aura_of_any_shape(case: Case, merged: bool, schedule: int, shared: int, trial: bool) -> None:
+    """Memory for all at once, for tables in parts, and for no table at all; with products of bits and without."""
+    with device(schedule, shared_bytes=shared, trial=trial) as emulation:
         counted = aura_on(emulation, case, merged)
     assert same(counted, aura_on_cpu(case, merged)) or not case.offsets
 
 
 @few
-@given(cases(nan=True), st.integers(0, 1))
-def test_joint_of_any_shape(case: Case, schedule: int) -> None:
-    with device(schedule, multiprocessors=1 + schedule) as emulation:
+@given(cases(nan=True), st.integers(0, 1), st.booleans())
+def test_joint_of_any_shape(case: Case, schedule: int, trial: bool) -> None:
+    with device(schedule, multiprocessors=1 + schedule, trial=trial) as emulation:
         assert same(joint_on(emulation, case), joint_on_cpu(case))
 
 
 @few
-@given(cases(nan=True), st.integers(0, 1), st.sampled_from((4 << 10, SHARED)))
-def test_pairs_of_any_shape(case: Case, schedule: int, shared: int) -> None:
-    with device(schedule, shared_bytes=shared) as emulation:
+@given(cases(nan=True), st.integers(0, 1), st.sampled_from((4 << 10, SHARED)), st.booleans())
+def test_pairs_of_any_shape(case: Case, schedule: int, shared: int, trial: bool) -> None:
+    with device(schedule, shared_bytes=shared, trial=trial) as emulation:
         assert same(pairs_on(emulation, case.x, case.levels), pairs_on_cpu(case.x, case.levels))
 
 
+@pytest.mark.parametrize("trial", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_wide_reads(dtype: torch.dtype, layout: str) -> None:
+def test_wide_reads(dtype: torch.dtype, layout: str, trial: bool) -> None:
     """Shapes that are read 16 bytes at a time, along sites and across channels; every level rule of the search."""
-    for shape, count in (((2, 8, 12, 16), 16), ((3, 16, 4, 4), 32), ((2, 8, 16), 100), ((16, 24), 16), ((2, 1, 16, 32), 256)):
+    shapes = ((2, 8, 12, 16), 16), ((3, 16, 4, 4), 32), ((2, 8, 16), 100), ((16, 24), 16), ((2, 1, 16, 32), 256)
+    for shape, count in (*shapes, ((3, 24, 7, 7), 9), ((2, 40, 15, 19), 5)):
         levels = Levels(edges(shape[1], count, seed=count))
         x = laid_out(values(levels, shape, dtype, seed=7, nan=True), layout)
         labels = torch.arange(shape[0]) % 2
         offsets = tuple(r for r in ((0, 1), (1, -1), (-2, 3)) if len(shape) == 4) or ((1,), (-3,)) * (len(shape) == 3)
         case = Case(x, levels, labels, 2, offsets, periodic=False)
-        with device() as emulation:
+        with device(trial=trial) as emulation:
             assert same(joint_on(emulation, case), joint_on_cpu(case))
             assert not offsets or same(aura_on(emulation, case), aura_on_cpu(case))
 
 
-@pytest.mark.parametrize("periodic", [False, True])
-def test_many_offsets_and_bands(periodic: bool) -> None:
+@pytest.mark.parametrize(("periodic", "trial"), [(False, False), (True, False), (False, True)])
+def test_many_offsets_and_bands(periodic: bool, trial: bool) -> None:
     """More offsets than one launch takes, on a map that takes several bands and blocks."""
     offsets = tuple((h, w) for h in range(9) for w in range(-4, 5) if (h, w) > (0, 0))
     assert len(offsets) > 64
     levels = Levels(edges(1, 3, seed=1))
     case = Case(values(levels, (2, 1, 90, 110), torch.float32, seed=2, nan=True), levels, None, 1, offsets, periodic)
-    with device(shared_bytes=48 << 10) as emulation:
+    with device(shared_bytes=48 << 10, trial=trial) as emulation:
         assert same(aura_on(emulation, case), aura_on_cpu(case))
         assert same(aura_on(emulation, case, merged=True), aura_on_cpu(case, merged=True))
 
@@ -137,19 +139,21 @@ def test_images_with_a_label_beyond_the_classes_are_left_out() -> None:
     kept = [0, 3]
     outside = Case(x, levels, torch.tensor([1, -1, 2, 0]), 2, ((0, 1),), periodic=False)
     inside = Case(x[kept], levels, torch.tensor([1, 0]), 2, ((0, 1),), periodic=False)
-    with device() as emulation:
-        assert same(aura_on(emulation, outside), aura_on_cpu(inside))
-        assert same(joint_on(emulation, outside), joint_on_cpu(inside))
+    for trial in (False, True):
+        with device(trial=trial) as emulation:
+            assert same(aura_on(emulation, outside), aura_on_cpu(inside))
+            assert same(joint_on(emulation, outside), joint_on_cpu(inside))
 
 
+@pytest.mark.parametrize("trial", [False, True])
 @pytest.mark.parametrize("correction", ["plug-in", "miller-madow"])
 @pytest.mark.parametrize(("shape", "count"), [((40, 20), 3), ((6, 5, 4, 4), 16), ((3, 3, 5, 5), 256), ((2, 3, 0), 4)])
-def test_information(shape: tuple[int, ...], count: int, correction: str) -> None:
+def test_information(shape: tuple[int, ...], count: int, correction: str, trial: bool) -> None:
     levels = Levels(edges(shape[1], count, seed=3))
     x = values(levels, shape, torch.float32, seed=4)
     C, nans = shape[1], nans_of(x)
     information = torch.full((C, C), math.nan, dtype=torch.float64)
-    with device() as emulation:
+    with device(trial=trial) as emulation:
         memory = workspace(emulation.pairs_workspace(on_device(x), on_device(levels.edges)))
         arguments = (on_device(x), on_device(levels.edges), correction, on_device(information))
         emulation.pair_information(*arguments, on_device(nans), memory, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import sysconfig
 import types
@@ -26,7 +27,7 @@ class FakeCupy(types.ModuleType):
     """As much of CuPy as a launch needs; remembers kernels that were asked for and launched."""
 
     class CudaDevice:
-        attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10}  # noqa: RUF012
+        attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10, "ComputeCapabilityMajor": 9}  # noqa: RUF012
         id = 0
 
         def __init__(self, device: int = 0) -> None: ...
@@ -75,7 +76,9 @@ def launched(fake: FakeCupy, function: str, *arguments: Any) -> list[str]:
 def test_every_launch_names_a_kernel_that_nvrtc_compiles(fake: FakeCupy) -> None:
     zeros = torch.zeros(2, dtype=torch.int64)
     labels = torch.zeros(4, dtype=torch.int64)
-    for dtype, count in ((torch.float16, 16), (torch.bfloat16, 100), (torch.float32, 256), (torch.float64, 5)):
+    kinds = (torch.float16, 16), (torch.bfloat16, 100), (torch.float32, 256), (torch.float64, 5), (torch.float32, 7)
+    for (dtype, count), trial in itertools.product(kinds, (False, True)):
+        launched(fake, "set_trial_kernels", trial)
         x, levels = torch.zeros(4, 2, 8, 8, dtype=dtype), Levels(torch.zeros(2, count - 1))
         counts = torch.zeros(2, 1, 1, count, count, dtype=torch.int64)
         arguments = (x, levels.edges, [(0, 0, 1)], False, labels, counts)
@@ -83,6 +86,7 @@ def test_every_launch_names_a_kernel_that_nvrtc_compiles(fake: FakeCupy) -> None
         memory = memory[-memory.data_ptr() % 256 // 8 :].view(torch.uint8)
         names = launched(fake, "aura_counts", *arguments, zeros, memory, 5)
         assert names[0] == "classes_kernel"
+        assert names[1].startswith("aura_bits_kernel") == (trial and count <= 16 and dtype != torch.float64)
         names += launched(
             fake, "joint_counts", x, levels.edges, None, torch.zeros(2, 1, count, dtype=torch.int64), zeros, memory, 0
         )

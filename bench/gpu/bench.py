@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -121,35 +122,54 @@ def copy_bytes_per_second() -> float:
     return 2 * source.numel() / seconds(lambda: target.copy_(source))
 
 
-def take_results(limit: float) -> list[dict[str, Any]]:
+def take_calls() -> dict[str, Call]:
     """Half of the rows and of the columns of forty weights, one by one and in one launch."""
     weights = [torch.randn(shape, device="cuda") for shape in WEIGHTS]
     rows = [torch.randperm(w.shape[0], device="cuda")[: w.shape[0] // 2].sort().values for w in weights]
     columns = [torch.randperm(w.shape[1], device="cuda")[: w.shape[1] // 2].sort().values for w in weights]
     outs = [w.new_empty(len(r), len(c), *w.shape[2:]) for w, r, c in zip(weights, rows, columns, strict=True)]
     stream = torch.cuda.current_stream().cuda_stream
-    moved = 2 * sum(out.numel() * out.element_size() for out in outs)
-    calls: dict[str, Call] = {
+    return {
         "take_all": lambda: _native.cuda.take_all(weights, rows, columns, outs, stream),
         "index_select twice (torch)": lambda: [
             w.index_select(0, r).index_select(1, c) for w, r, c in zip(weights, rows, columns, strict=True)
         ],
     }
+
+
+def take_results(limit: float) -> list[dict[str, Any]]:
+    """Times of the calls above, and in a graph, where nothing but the device is measured."""
+    moved = 2 * 4 * sum(math.prod(shape) // 4 for shape in WEIGHTS)
+    calls = take_calls()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        calls["take_all"]()
+    calls["take_all in a graph"] = graph.replay
     return [{"name": n, "seconds": (t := seconds(call)), "of_limit": moved / limit / t} for n, call in calls.items()]
 
 
 def kernels(file: Path) -> None:
-    """Every case as a fraction of the copy limit."""
+    """Every case as a fraction of the copy limit, and with the kernels on trial."""
     limit = copy_bytes_per_second()
     print(f"copy: {limit / 1e12:.2f} TB/s")
     results = []
     for case in cases():
         try:
             x, levels = activations(case)
-            time = seconds(call_of(case, x, levels))
-            results.append({"name": case.name, **asdict(case), "seconds": time})
-            results[-1]["of_limit"] = x.numel() * x.element_size() / limit / time
-            print(f"{results[-1]['of_limit']:7.1%}  {1e6 * time:9.1f} us  {case.name}")
+            least = x.numel() * x.element_size() / limit
+            row = {"name": case.name, **asdict(case)}
+            results.append(row)
+            for trial in (False, True):
+                _native.cuda.set_trial_kernels(trial)
+                time = seconds(call_of(case, x, levels))
+                row |= (
+                    {"trial_seconds": time, "trial_of_limit": least / time}
+                    if trial
+                    else {"seconds": time, "of_limit": least / time}
+                )
+            _native.cuda.set_trial_kernels(False)
+            gain = row["seconds"] / row["trial_seconds"]
+            print(f"{row['of_limit']:7.1%}  {1e6 * row['seconds']:9.1f} us  trial {gain:5.2f}x  {case.name}")
         except Exception as error:  # the rest is still worth having
             results.append({"name": case.name, "error": str(error)})
             print(results[-1])
@@ -205,9 +225,16 @@ def network(file: Path) -> None:
 
 
 def exact(small: bool) -> None:
-    """Every op on the device against the CPU: equal counts, for all dtypes, layouts, levels and boundaries."""
+    """Every op on the device against the CPU: equal counts, for all dtypes, layouts, levels and boundaries; on trial too."""
     if trouble := _native.cuda_trouble():
         raise RuntimeError(trouble)
+    for trial in (False, True):
+        _native.cuda.set_trial_kernels(trial)
+        print(f"{compare(small)} results equal{', on trial' * trial}")
+
+
+def compare(small: bool) -> int:
+    """As `exact`, with the kernels that are set; the number of results compared."""
     shapes = (
         ((2, 3, 9, 7), (3, 8, 16, 16)) if small else ((2, 3, 9, 7), (3, 8, 16, 16), (5, 33, 14, 14), (2, 4, 5, 6, 7), (64, 24))
     )
@@ -229,7 +256,7 @@ def exact(small: bool) -> None:
                     index = torch.tensor([1, 0])
                     assert torch.equal(ops.take(x, index, index), ops.take(x.cuda(), index.cuda(), index.cuda()).cpu())
                     checked += 5
-    print(f"{checked} results equal")
+    return checked
 
 
 def once() -> None:
@@ -239,12 +266,19 @@ def once() -> None:
         ("aura-axial", SHAPES[1], "bfloat16"),
         ("aura-moore", SHAPES[1], "bfloat16"),
         ("aura-axial", SHAPES[4], "bfloat16"),
+        ("aura-axial", SHAPES[1], "bfloat16/channels_last"),
         ("joint", SHAPES[1], "float32"),
         ("joint", SHAPES[1], "bfloat16"),
+        ("joint", SHAPES[1], "bfloat16/channels_last"),
         ("pairs", (64, 512, 14, 14), "bfloat16"),
     ):
-        case = Case(op, shape, dtype, "contiguous", 16, rectified=True)
-        call_of(case, *activations(case))()
+        dtype, _, layout = dtype.partition("/")
+        case = Case(op, shape, dtype, layout or "contiguous", 16, rectified=True)
+        call = call_of(case, *activations(case))
+        for trial in (False, True):
+            _native.cuda.set_trial_kernels(trial)
+            call()
+    take_calls()["take_all"]()
     torch.cuda.synchronize()
 
 

@@ -24,23 +24,26 @@ struct Bmma {  // 1-bit product, 16 x 8 x 256
 struct Imma {  // 8-bit product, 16 x 8 x 32
   int32_t c[4] = {};
   __device__ void step(uint32_t a, uint32_t b) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a), "r"(a), "r"(b), "r"(b), "r"(a), "r"(b));
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a), "r"(a), "r"(b), "r"(b), "r"(a), "r"(b));
   }
   __device__ uint32_t result() const { return c[0] ^ c[1] ^ c[2] ^ c[3]; }
 };
 
 struct Lop3 {
   uint32_t x = 0;
-  __device__ void step(uint32_t a, uint32_t b) { asm volatile("lop3.b32 %0, %0, %1, %2, 0x96;" : "+r"(x) : "r"(a), "r"(b)); }
+  __device__ void step(uint32_t a, uint32_t b) {
+    asm volatile("lop3.b32 %0, %0, %1, %2, 0x96;" : "+r"(x) : "r"(a), "r"(b));
+  }
   __device__ uint32_t result() const { return x; }
 };
 
 struct Funnel {
   uint32_t x = 0;
-  __device__ void step(uint32_t a, uint32_t b) { asm volatile("shf.r.wrap.b32 %0, %0, %1, %2;" : "+r"(x) : "r"(a), "r"(b)); }
+  __device__ void step(uint32_t a, uint32_t b) {
+    asm volatile("shf.r.wrap.b32 %0, %0, %1, %2;" : "+r"(x) : "r"(a), "r"(b));
+  }
   __device__ uint32_t result() const { return x; }
 };
 
@@ -53,10 +56,9 @@ struct HalfCompare {  // two bfloat16, to masks
 struct Compare {  // float32 to a predicate, and its ballot
   uint32_t x = 0;
   __device__ void step(uint32_t a, uint32_t b) {
-    asm volatile(
-        "{.reg .pred p; setp.gt.f32 p, %1, %2; vote.sync.ballot.b32 %0, p, 0xffffffff;}"
-        : "=r"(x)
-        : "f"(__uint_as_float(a ^ x)), "f"(__uint_as_float(b)));
+    asm volatile("{.reg .pred p; setp.gt.f32 p, %1, %2; vote.sync.ballot.b32 %0, p, 0xffffffff;}"
+                 : "=r"(x)
+                 : "f"(__uint_as_float(a ^ x)), "f"(__uint_as_float(b)));
   }
   __device__ uint32_t result() const { return x; }
 };
@@ -71,9 +73,7 @@ struct Load {  // dependent only on the address
 
 template <int kCells>
 struct Atomic {  // every lane adds to one of kCells cells of its warp's own table
-  __device__ void step(uint32_t a, uint32_t) {
-    atomicAdd(&memory[threadIdx.x / 32 * 289 + (a >> 8) % kCells], 1u);
-  }
+  __device__ void step(uint32_t a, uint32_t) { atomicAdd(&memory[threadIdx.x / 32 * 289 + (a >> 8) % kCells], 1u); }
   __device__ uint32_t result() const { return 0; }
 };
 

@@ -37,7 +37,7 @@ counters() {
   ncu --clock-control none --kernel-name 'regex:(aura|joint|pairs|take|levels)' --csv --metrics \
 dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__inst_executed.avg.per_cycle_active,\
 sm__warps_active.avg.pct_of_peak_sustained_active,l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum,\
-l1tex__data_pipe_lsu_wavefronts_mem_shared.avg.pct_of_peak_sustained_elapsed,\
+l1tex__data_pipe_lsu_wavefronts.avg.pct_of_peak_sustained_elapsed,\
 sm__inst_executed_pipe_alu.avg.pct_of_peak_sustained_active,sm__inst_executed_pipe_lsu.avg.pct_of_peak_sustained_active,\
 smsp__inst_executed.sum,smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio,\
 smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio,\

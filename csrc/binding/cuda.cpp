@@ -104,6 +104,9 @@ PYBIND11_MODULE(PPF_CUDA_MODULE, m) {
   def_pairs(m);
   def_take(m);
   m.def("describe", &ppf::binding::describe, "x"_a, "What the binding sees of a tensor: for tests and bug reports.");
+  m.def(
+      "set_trial_kernels", [](bool on) { ppf::cuda::trial_kernels = on; }, "on"_a,
+      "Kernels that no device has confirmed yet (cuda/device.h): for tests and benchmarks.");
   m.def("device_status", [] {
     const auto status = ppf::cuda::device_status();
     return py::dict("count"_a = status.count, "reason"_a = status.reason, "runtime"_a = status.runtime,

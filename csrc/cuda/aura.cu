@@ -1,11 +1,13 @@
 // aura_counts on a GPU. Contract: core/aura.h. The kernels: aura_kernels.cuh.
 //
-// Three ways, the first that fits shared memory: one kernel that reads the activations once and counts all offsets;
-// levels written to the workspace first and tables split over blocks by offset and by row; pairs counted one by one.
+// Four ways, the first that fits: bits of levels and products of bits (aura_bits.cuh); one kernel that reads the
+// activations once and counts all offsets; levels written to the workspace first and tables split over blocks by offset
+// and by row; pairs counted one by one.
 #include "../core/aura.h"
 
 #include <vector>
 
+#include "aura_bits.cuh"
 #include "aura_kernels.cuh"
 #include "staged.cuh"
 
@@ -99,19 +101,6 @@ struct Tiling {
     shared.neighbors = shared.sites + (periodic ? tile_bytes : 0);
     shared.bytes = shared.neighbors + tile_bytes;
   }
-};
-
-struct Job {
-  const TensorView& edges;
-  const Lattice& x;
-  int num_levels;
-  bool periodic;
-  const ClassOrder& order;
-  int64_t* counts;
-  int64_t total_offsets;  // tables of a class in the counts
-  bool merged;            // one for all offsets
-  const OnDeviceOf& device;
-  void* stream;
 };
 
 AuraParams params_of(const Job& job, const Reading& reading, const Layout& layout, const Tiling& tiling,
@@ -275,8 +264,10 @@ int64_t aura_counts_workspace(const TensorView& x, const TensorView& edges, std:
   const OnDeviceOf device(x);
   Workspace workspace;
   const ClassOrder order(labels, a.x.N, a.classes, workspace);
-  const Job job{edges, a.x, a.num_levels, periodic, order, nullptr, a.tables, a.merged(), device, nullptr};
+  const Job job{edges,   a.x,      x.item_bytes, a.num_levels, periodic, order,
+                nullptr, a.tables, a.merged(),   device,       nullptr};
   Reading reading = reading_of(a.x, x.item_bytes);
+  if (bits_stage(job, reading, a.offsets)) return workspace.bytes();
   for (size_t r = 0; r < a.offsets.size(); r += kMaxOffsets) {
     const auto some = std::span(a.offsets).subspan(r, std::min<size_t>(kMaxOffsets, a.offsets.size() - r));
     if (whole_tiling(job, reading, Layout(a.x, some, periodic))) continue;
@@ -299,9 +290,13 @@ void aura_counts(const TensorView& x, const TensorView& edges, std::span<const O
   Workspace workspace(memory);
   const ClassOrder order(labels, a.x.N, a.classes, workspace);
   order.run(stream);
-  const Job job{edges, a.x, a.num_levels, periodic, order, counts.as<int64_t>(), a.tables, a.merged(), device, stream};
+  const Job job{edges,    a.x,        x.item_bytes, a.num_levels, periodic, order, counts.as<int64_t>(),
+                a.tables, a.merged(), device,       stream};
   Reading reading = reading_of(a.x, x.item_bytes);
   reading.maps.order = order.order();
+  if (const auto stage = bits_stage(job, reading, a.offsets)) {
+    return count_bits(job, reading, *stage, a.offsets, nans.as<int64_t>());
+  }
   std::optional<StagedLevels> levels;
   int64_t* uncounted = nans.as<int64_t>();  // null as soon as a launch has counted them
   for (size_t r = 0; r < a.offsets.size(); r += kMaxOffsets) {

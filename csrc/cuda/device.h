@@ -14,4 +14,8 @@ struct DeviceStatus {
 
 DeviceStatus device_status();
 
+// Kernels that no device has confirmed yet are launched only where this is set: by tests on the emulated device, and by
+// bench/gpu, which compares and races them. What wins there becomes the rule, and the other goes.
+inline bool trial_kernels = false;
+
 }  // namespace ppf::cuda

@@ -1,10 +1,16 @@
 // joint_counts on a GPU. Contract: core/joint.h. The kernel: joint_kernels.cuh.
 #include "../core/joint.h"
 
+#include "device.h"
 #include "joint_kernels.cuh"
 #include "reading.cuh"
 
 namespace ppf::cuda {
+namespace {
+
+constexpr int64_t kMostColumns = 72 << 10;  // bytes of a block's tables: three blocks share a multiprocessor
+
+}  // namespace
 
 int64_t joint_counts_workspace(const std::optional<TensorView>& labels, const TensorView& counts) {
   Workspace workspace;
@@ -39,10 +45,22 @@ void joint_counts(const TensorView& x, const TensorView& edges, const std::optio
                            nans.as<int64_t>(),
                            chunks.size,
                            static_cast<uint32_t>(chunks.count),
-                           static_cast<uint32_t>(per_block)};
-  const size_t shared = edges_bytes(per_block, num_levels) + per_block * (num_levels + 1) * sizeof(uint32_t);
+                           static_cast<uint32_t>(per_block),
+                           0};
   with_access(reading, [&](auto access) {
-    launch<joint_kernel<decltype(access)>>({groups * chunks.count, 256, shared, stream}, params);
+    using A = decltype(access);
+    const auto count = [&]<class Tables>(int64_t tables) {
+      JointParams p = params;
+      p.table_size = static_cast<uint32_t>(tables * (num_levels + 1));
+      const size_t shared = edges_bytes(per_block, num_levels) + p.table_size * sizeof(uint32_t);
+      launch<joint_kernel<A, Tables>>({groups * chunks.count, kJointThreads, shared, stream}, p);
+    };
+    const int64_t columns = kJointThreads * kJointChannels<A>, bytes = columns * (num_levels + 1) * sizeof(uint32_t);
+    if (trial_kernels && bytes <= std::min<int64_t>(kMostColumns, device.shared_bytes / 2)) {
+      count.template operator()<ThreadColumns>(columns);
+    } else {
+      count.template operator()<BlockTables>(per_block);
+    }
   });
 }
 

@@ -27,13 +27,15 @@ class OnDeviceOf {
     check(cudaSetDevice(x.device));
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, x.device));
     check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, x.device));
+    check(cudaDeviceGetAttribute(&compute_capability, cudaDevAttrComputeCapabilityMajor, x.device));
   }
   OnDeviceOf(const OnDeviceOf&) = delete;
   OnDeviceOf& operator=(const OnDeviceOf&) = delete;
   ~OnDeviceOf() { cudaSetDevice(before_); }
 
   int multiprocessors = 0;
-  int shared_bytes = 0;  // that one block may have
+  int shared_bytes = 0;        // that one block may have
+  int compute_capability = 0;  // its first number
 
  private:
   int before_ = 0;

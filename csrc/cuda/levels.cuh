@@ -57,17 +57,22 @@ struct Access {
   static constexpr bool kAcross = kAcross_;
 };
 
-// Edges in shared memory are padded with +inf, which is below nothing, to 16, 32 or 256 for a search of equal steps.
+// Edges in shared memory are padded to 16, 32 or 256 for a search of equal steps.
 __host__ __device__ inline uint32_t padded_edges(uint32_t num_levels) {
   return num_levels <= 16 ? 16 : num_levels <= 32 ? 32 : 256;
 }
 
+// An edge of a channel, and beyond the last one +inf, which is below nothing.
+__device__ inline float padded_edge(const LevelSource& x, uint32_t channel, uint32_t edge) {
+  const uint32_t count = x.num_levels - 1;
+  return edge < count ? x.edges[int64_t{channel} * count + edge] : __uint_as_float(0x7f800000u);
+}
+
 __device__ inline void copy_edges(const LevelSource& x, uint32_t channel, uint32_t channels, float* shared) {
   if (x.edges == nullptr) return;
-  const uint32_t pitch = padded_edges(x.num_levels), count = x.num_levels - 1;
+  const uint32_t pitch = padded_edges(x.num_levels);
   for (uint32_t i = threadIdx.x; i < channels * pitch; i += blockDim.x) {
-    const uint32_t k = i / pitch, e = i % pitch;
-    shared[i] = e < count ? x.edges[int64_t{channel + k} * count + e] : __uint_as_float(0x7f800000u);
+    shared[i] = padded_edge(x, channel + i / pitch, i % pitch);
   }
 }
 
@@ -113,6 +118,14 @@ struct Span {
   uint32_t begin, end;
 };
 
+// Neighbouring threads read so many neighbouring groups of A::kCount channels: a power of two.
+template <class A>
+__device__ uint32_t groups_across(uint32_t channels) {
+  uint32_t groups = 1;
+  while (groups * A::kCount < channels) groups *= 2;
+  return groups;
+}
+
 // Calls take(k, image, site, level) with the levels of A::kCount sites of channel k (or of one site of the channels
 // from k on), and done(k) after a thread's last ones of k. k counts from the span's first channel, the image from its
 // first image. `begin` is rounded down to whole vectors, `end` up.
@@ -128,10 +141,9 @@ __device__ void read_levels(const LevelSource& x, const float* edges, const Span
     take(k, image, site, level);
   };
   if (A::kAcross || (kCount == 1 && x.maps.across)) {
-    const uint32_t groups = span.channels / kCount, steps = blockDim.x / groups;
-    if (threadIdx.x >= steps * groups) return;
-    const uint32_t k = threadIdx.x % groups * kCount;
-    for (uint32_t i = span.begin + threadIdx.x / groups; i < span.end; i += steps) read(k, i);
+    const uint32_t groups = groups_across<A>(span.channels), k = threadIdx.x % groups * kCount;
+    if (k >= span.channels) return;
+    for (uint32_t i = span.begin + threadIdx.x / groups; i < span.end; i += blockDim.x / groups) read(k, i);
     done(k);
   } else {
     for (uint32_t k = 0; k < span.channels; ++k) {

@@ -2,13 +2,12 @@
 // pairs_kernels.cuh.
 #include "../core/pairs.h"
 
+#include "device.h"
 #include "pairs_kernels.cuh"
 #include "staged.cuh"
 
 namespace ppf::cuda {
 namespace {
-
-constexpr int kThreads = 256;
 
 // Blocks of pairs on and above the diagonal.
 int64_t triangle(int64_t channels, int64_t side) {
@@ -28,25 +27,41 @@ int side_for(int64_t channels, int num_levels, const OnDeviceOf& device) {
   return 0;
 }
 
+int64_t bits_shared(int num_levels) {
+  return kPairsThreads / kWarpLanes * (num_levels + 1) * (num_levels + 1) * sizeof(uint32_t);
+}
+
 struct Plan {
+  bool by_bits;
   int side;
   int64_t blocks, grid;  // of pairs; of the launch
   StagedLevels levels;
-  uint32_t* tables;
+  int64_t words = 0;
+  LevelBits* bits = nullptr;
+  uint32_t *valid = nullptr, *tables = nullptr;
 
   Plan(const Lattice& x, int num_levels, const OnDeviceOf& device, Workspace& workspace)
-      : side(side_for(x.C, num_levels, device)),
+      : by_bits(trial_kernels && num_levels <= static_cast<int>(kBitLevels) && device.compute_capability >= 8 &&
+                bits_shared(num_levels) <= device.shared_bytes),
+        side(by_bits ? kBitSide : side_for(x.C, num_levels, device)),
         blocks(triangle(x.C, std::max(side, 1))),
         grid(side > 0 ? blocks : std::min<int64_t>(blocks, 2 * device.multiprocessors)),
-        levels(staged_levels(x, num_levels, workspace)),
-        tables(side > 0 ? nullptr : workspace.take<uint32_t>(grid * (num_levels + 1) * (num_levels + 1))) {}
+        levels(staged_levels(x, num_levels, workspace)) {
+    if (by_bits) {
+      words = rounded_up(divided_up(levels.pitch, kWarpLanes), kStep);
+      bits = workspace.take<LevelBits>(x.C * words);
+      valid = workspace.take<uint32_t>(x.C * words);
+    } else if (side == 0) {
+      tables = workspace.take<uint32_t>(grid * (num_levels + 1) * (num_levels + 1));
+    }
+  }
 };
 
 template <class Level, int kSide, bool kInShared>
 void launch_pairs(const Plan& plan, const PairsParams& p, void* stream) {
   const size_t table = kInShared ? size_t{4} * (p.num_levels + 1) * (p.num_levels + 1) : 0;
   const size_t shared = kWarpLanes * sizeof(double) + kSide * sizeof(uint32_t) + kSide * kSide * table;
-  launch<pairs_kernel<Level, kSide, kInShared>>({plan.grid, kThreads, shared, stream}, p);
+  launch<pairs_kernel<Level, kSide, kInShared>>({plan.grid, kPairsThreads, shared, stream}, p);
 }
 
 void count(const TensorView& x, const TensorView& edges, int64_t* counts, double* information, bool miller_madow,
@@ -72,7 +87,16 @@ void count(const TensorView& x, const TensorView& edges, int64_t* counts, double
                       plan.tables,
                       counts,
                       information,
-                      miller_madow};
+                      miller_madow,
+                      plan.bits,
+                      plan.valid,
+                      plan.words};
+  if (plan.by_bits) {
+    const int64_t blocks = std::min<int64_t>(divided_up(lattice.C * plan.words, 8), 32 * device.multiprocessors);
+    launch<pairs_words_kernel>({std::max<int64_t>(blocks, 1), kPairsThreads, 0, stream}, p);
+    const auto shared = static_cast<size_t>(bits_shared(num_levels));
+    return launch<pairs_bits_kernel>({plan.grid, kPairsThreads, shared, stream}, p);
+  }
   if (plan.levels.item_bytes == 2) return launch_pairs<uint16_t, 1, false>(plan, p, stream);
   if (plan.side == 8) return launch_pairs<uint8_t, 8, true>(plan, p, stream);
   if (plan.side == 4) return launch_pairs<uint8_t, 4, true>(plan, p, stream);

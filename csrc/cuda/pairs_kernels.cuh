@@ -5,9 +5,12 @@
 // all in rectified maps, are not counted: their number is what remains of the channel's level 0. Tables are 32 bits
 // wide, in shared memory, or in global memory where one alone is too large. When all sites are counted, the tables are
 // added to the counts (both ways round), or become the information, and are gone.
+//
+// For up to 16 levels (pairs_bits_kernel) the levels become bits (bits.cuh), and a warp counts kBitRows by kBitColumns
+// pairs of channels at a time as products of bits, in registers.
 #pragma once
 
-#include "device.cuh"
+#include "bits.cuh"
 
 namespace ppf::cuda {
 
@@ -19,7 +22,14 @@ struct PairsParams {
   int64_t* counts;
   double* information;  // one of both is null
   bool miller_madow;
+  LevelBits* bits;  // (C, words), of all levels; null where they are counted as bytes
+  uint32_t* valid;  // (C, words): sites with a level
+  int64_t words;    // a multiple of kStep
 };
+
+inline constexpr int kPairsThreads = 256;
+inline constexpr int kBitSide = 8, kBitRows = 2, kBitColumns = 4;  // channels of a block's side; of a warp
+static_assert(kBitSide / kBitRows * (kBitSide / kBitColumns) == kPairsThreads / kWarpLanes);
 
 namespace {
 
@@ -103,10 +113,10 @@ __device__ double information_of(const PairsParams& p, const T& team, const uint
   const uint32_t L = p.num_levels, side = L + 1;
   Terms joint{}, rows{}, columns{};
   double total = 0;
+  for (uint32_t i = team.lane(); i < L * L && !same; i += team.lanes()) joint.take(table[i / L * side + i % L]);
   for (uint32_t line = team.lane(); line < L; line += team.lanes()) {
     uint64_t row = 0, column = 0;
     for (uint32_t i = 0; i < L; ++i) {
-      joint.take(table[line * side + i]);
       row += table[line * side + i];
       column += table[i * side + line];
     }
@@ -134,6 +144,14 @@ __device__ void add_counts(const PairsParams& p, const T& team, const uint32_t* 
     p.counts[((a * C + b) * L + g) * L + h] += number;
     if (a != b) p.counts[((b * C + a) * L + h) * L + g] += number;
   }
+}
+
+// What a full table is wanted for.
+template <class T>
+__device__ void finish(const PairsParams& p, const T& team, const uint32_t* table, int64_t a, int64_t b) {
+  if (p.counts != nullptr) return add_counts(p, team, table, a, b);
+  const double information = information_of(p, team, table, a == b);
+  if (team.lane() == 0) p.information[a * p.channels + b] = p.information[b * p.channels + a] = information;
 }
 
 // The number of pairs of level 0 with each other: what is left of row 0.
@@ -169,15 +187,90 @@ __global__ void pairs_kernel(const PairsParams p) {
       } else {
         __syncwarp();
       }
-      if (p.counts != nullptr) {
-        add_counts(p, team, table, a, b);
-      } else {
-        const double information = information_of(p, team, table, a == b);
-        if (team.lane() == 0)
-          p.information[int64_t{a} * p.channels + b] = p.information[int64_t{b} * p.channels + a] = information;
-      }
+      finish(p, team, table, a, b);
     }
     __syncthreads();
+  }
+}
+
+// Levels of all channels as bits; a warp makes a word at a time. Beyond the last site nothing is valid.
+__global__ void pairs_words_kernel(const PairsParams p) {
+  const uint32_t lane = threadIdx.x % kWarpLanes;
+  const int64_t step = int64_t{gridDim.x} * (blockDim.x / kWarpLanes);
+  int64_t i = int64_t{blockIdx.x} * (blockDim.x / kWarpLanes) + threadIdx.x / kWarpLanes;
+  for (; i < p.channels * p.words; i += step) {
+    const int64_t channel = i / p.words, site = i % p.words * kWarpLanes + lane;
+    uint32_t level = p.num_levels;
+    if (site < p.pitch) level = static_cast<const uint8_t*>(p.levels)[channel * p.pitch + site];
+    const uint32_t valid = __ballot_sync(kAllLanes, level < p.num_levels);
+    LevelBits bits{};
+    bits.x = __ballot_sync(kAllLanes, level & 1);
+    bits.y = __ballot_sync(kAllLanes, level & 2);
+    bits.z = __ballot_sync(kAllLanes, level & 4);
+    bits.w = __ballot_sync(kAllLanes, level & 8);
+    if (lane != 0) continue;
+    p.bits[i] = bits;
+    p.valid[i] = valid;
+  }
+}
+
+using PairSums = int32_t[2][4];  // of a pair of channels: levels 0 to 7 of the second one, and 8 to 15
+
+// Counts the pairs of the channels row, ... with column, ...; those beyond the last channel stand for the last.
+__device__ inline void count_pairs_of_bits(const PairsParams& p, uint32_t row, uint32_t column,
+                                           PairSums (&sums)[kBitRows][kBitColumns]) {
+  const uint32_t lane = threadIdx.x % kWarpLanes;
+  const LevelPair levels(lane / 4);
+  const bool both = p.num_levels > 8;
+  const auto select = [&](uint32_t channel, int64_t word, uint32_t& low, uint32_t& high) {
+    const int64_t at = (channel < p.channels ? channel : p.channels - 1) * p.words + word;
+    levels.select(p.bits[at], p.valid[at], low, high);
+  };
+  for (int64_t j = lane % 4; j < p.words; j += kStep) {
+    uint32_t lines[kBitRows][4];
+#pragma unroll
+    for (uint32_t a = 0; a < kBitRows; ++a) {
+      select(row + a, j, lines[a][0], lines[a][1]);
+      select(row + a, j + 4, lines[a][2], lines[a][3]);
+    }
+#pragma unroll
+    for (uint32_t b = 0; b < kBitColumns; ++b) {
+      uint32_t low[2], high[2];
+      select(column + b, j, low[0], high[0]);
+      select(column + b, j + 4, low[1], high[1]);
+#pragma unroll
+      for (uint32_t a = 0; a < kBitRows; ++a) {
+        add_common_bits(sums[a][b][0], lines[a], low);
+        if (both) add_common_bits(sums[a][b][1], lines[a], high);
+      }
+    }
+  }
+}
+
+// Shared memory: a table (L + 1, L + 1) a warp.
+__global__ void __launch_bounds__(kPairsThreads, 2) pairs_bits_kernel(const PairsParams p) {
+  const Team<false> team{nullptr};
+  const uint32_t L = p.num_levels, side = L + 1, lane = team.lane(), warp = team.number();
+  uint32_t* table = reinterpret_cast<uint32_t*>(dynamic_shared()) + warp * side * side;
+  const PairsBlock block = pairs_block<kBitSide>(p, blockIdx.x);
+  const uint32_t row = block.row + warp / (kBitSide / kBitColumns) * kBitRows;
+  const uint32_t column = block.column + warp % (kBitSide / kBitColumns) * kBitColumns;
+  PairSums sums[kBitRows][kBitColumns] = {};
+  count_pairs_of_bits(p, row, column, sums);
+#pragma unroll
+  for (uint32_t a = 0; a < kBitRows; ++a) {
+#pragma unroll
+    for (uint32_t b = 0; b < kBitColumns; ++b) {
+      if (row + a > column + b || column + b >= p.channels) continue;
+#pragma unroll
+      for (uint32_t i = 0; i < 8; ++i) {
+        const uint32_t g = lane / 4 + i % 4 / 2 * 8, h = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        if (g < L && h < L) table[g * side + h] = static_cast<uint32_t>(sums[a][b][i / 4][i % 4]);
+      }
+      __syncwarp();
+      finish(p, team, table, row + a, column + b);
+      __syncwarp();
+    }
   }
 }
 

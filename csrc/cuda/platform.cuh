@@ -44,6 +44,15 @@ __device__ inline float widened(float16 x) {
 #endif
 }
 
+// A pointer to global memory that was kept in shared memory: the compiler is told where it points.
+template <class T>
+__device__ const T* in_global(const T* at) {
+#ifdef __CUDA_ARCH__
+  __builtin_assume(__isGlobal(at));
+#endif
+  return at;
+}
+
 // The block's dynamic shared memory.
 __device__ inline char* dynamic_shared() {
 #ifdef __CUDACC__

@@ -27,7 +27,11 @@ struct alignas(16) uint4 {
 };
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorLaunchFailure };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrComputeCapabilityMajor
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 using cudaStream_t = void*;
 
@@ -44,6 +48,7 @@ struct Device {
   unsigned schedule = 0;
   int multiprocessors = 4;
   int shared_bytes = 227 << 10;
+  int compute_capability = 9;
 };
 inline Device device;
 inline char* shared_memory = nullptr;
@@ -105,7 +110,9 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   const auto& device = ppf::emulation::device;
-  *value = which == cudaDevAttrMultiProcessorCount ? device.multiprocessors : device.shared_bytes;
+  *value = which == cudaDevAttrMultiProcessorCount            ? device.multiprocessors
+           : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? device.shared_bytes
+                                                              : device.compute_capability;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
@@ -158,5 +165,6 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += (a >> shift & 255) * (b >> shift & 255);
   return sum;
 }
+inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }

@@ -24,7 +24,11 @@ struct alignas(16) uint4 {
 };
 
 enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrComputeCapabilityMajor
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 using cudaStream_t = void*;
 
@@ -41,7 +45,7 @@ namespace ppf::jit {
 struct Driver {
   int (*launch)(const char* kernel, unsigned blocks, unsigned threads, size_t shared_bytes, void* stream,
                 void** parameters, const size_t* bytes, int count) = nullptr;
-  int multiprocessors = 0, shared_bytes = 0, devices = 0;
+  int multiprocessors = 0, shared_bytes = 0, compute_capability = 0, devices = 0;
 };
 inline Driver driver;
 
@@ -72,7 +76,9 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   const auto& driver = ppf::jit::driver;
-  *value = which == cudaDevAttrMultiProcessorCount ? driver.multiprocessors : driver.shared_bytes;
+  *value = which == cudaDevAttrMultiProcessorCount            ? driver.multiprocessors
+           : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? driver.shared_bytes
+                                                              : driver.compute_capability;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = ppf::jit::driver.devices, cudaSuccess; }
@@ -88,6 +94,12 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 inline char* dynamic_shared_memory() { return nullptr; }
 inline void __syncthreads() {}
 inline void __syncwarp() {}
+inline unsigned __ballot_sync(unsigned, int) { return 0; }
+inline int __popc(unsigned) { return 0; }
+template <class T>
+T __shfl_sync(unsigned, T value, int) {
+  return value;
+}
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int) {
   return value;

@@ -20,7 +20,7 @@ import cupy
 from pyprune_fast import _native
 
 _HERE = Path(__file__).parent
-_SOURCES = ("aura", "joint", "levels", "pairs", "take")
+_SOURCES = ("aura", "aura_bits", "joint", "levels", "pairs", "take")
 _ALWAYS_THERE = 48 << 10  # bytes of shared memory that need not be asked for
 
 
@@ -32,7 +32,8 @@ class _Driver(ctypes.Structure):
         ctypes.c_void_p, ctypes.c_int,
     )  # fmt: skip
     _fields_ = (
-        ("launch", LAUNCH), ("multiprocessors", ctypes.c_int), ("shared_bytes", ctypes.c_int), ("devices", ctypes.c_int),
+        ("launch", LAUNCH), ("multiprocessors", ctypes.c_int), ("shared_bytes", ctypes.c_int),
+        ("compute_capability", ctypes.c_int), ("devices", ctypes.c_int),
     )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def _module(device: int) -> Any:
         _LAUNCH,
         attributes["MultiProcessorCount"],
         attributes["MaxSharedMemoryPerBlockOptin"],
+        attributes["ComputeCapabilityMajor"],
         cupy.cuda.runtime.getDeviceCount(),
     )
     ctypes.CDLL(module.__file__).ppf_set_driver(ctypes.byref(driver))

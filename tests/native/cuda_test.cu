@@ -12,6 +12,7 @@
 #include "../../csrc/core/levels.h"
 #include "../../csrc/core/pairs.h"
 #include "../../csrc/core/take.h"
+#include "../../csrc/cuda/device.h"
 #include "../../csrc/cuda/launch.cuh"
 #include "expect.h"
 
@@ -163,6 +164,13 @@ int main(int, char** arguments) {
   const auto schedule = static_cast<unsigned>(std::atoi(arguments[1]));
   const std::vector<Offset> near = {{0, 0, 1}, {0, 1, -1}, {0, 1, 0}, {0, -2, 3}};
   emulation::device = {schedule, 2, 227 << 10};
+  cuda::trial_kernels = true;
+  test_aura(Input(3, 2, 12, 16, false, 16), false, near);
+  test_aura(Input(3, 8, 6, 9, true, 5), false, near);
+  test_joint(Input(5, 3, 6, 8, false, 16));
+  test_joint(Input(5, 12, 6, 7, true, 5));
+  test_pairs(Input(2, 5, 6, 8, false, 16));
+  cuda::trial_kernels = false;
   for (const bool periodic : {false, true}) {
     test_aura(Input(3, 2, 12, 16, false, 16), periodic, near);
     test_aura(Input(3, 8, 6, 5, true, 5), periodic, near);
