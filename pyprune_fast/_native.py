@@ -96,12 +96,8 @@ class _ByCupy:
 
     @staticmethod
     def _call(jit: ModuleType, function: str, *arguments: Any) -> Any:
-<<<<<<< HEAD
         leaves = pytree.tree_leaves(arguments)  # take_all gives lists
-        device = next(a.device.index for a in leaves if isinstance(a, torch.Tensor))
-=======
-        device = next((a.device.index for a in arguments if isinstance(a, torch.Tensor)), 0)
->>>>>>> gate
+        device = next((a.device.index for a in leaves if isinstance(a, torch.Tensor)), 0)
         return jit.call(device, function, *arguments)
 
 

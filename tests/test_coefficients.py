@@ -15,26 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pyprune_fast.graph import EntryPoint, find_groups
-from pyprune_fast.prune import Target, group_scores, searches
-from pyprune_fast.prune.coefficients import Allocation, Problem
+from pyprune_fast.prune import Allocation, Metric, Problem, Target, group_scores, searches
 from pyprune_fast.prune.cost import cost_after, count_cost
 from pyprune_fast.prune.sparsity import Sparsity
 from pyprune_fast.scoring import score_weights
 from pyprune_fast.slicing import Group, Plan, apply
 from pyprune_fast.slicing.fingerprint import fingerprint
-
-
-@dataclass
-class Judged:
-    """A metric for the tests."""
-
-    name: str
-    call: Callable[[nn.Module], float]
-    direction: str = "max"
-    floor: float | None = None
-
-    def __call__(self, model: nn.Module) -> float:
-        return self.call(model)
 
 
 def autoencoder(*widths: int) -> nn.Sequential:
@@ -57,8 +43,11 @@ class Task:
         with torch.no_grad():
             return float(-10 * torch.log10((model(self.x) - self.x).square().mean()))
 
+    def psnr(self, **settings: Any) -> Metric:
+        return Metric("psnr", self.decibels, surrogate=decibels, **settings)
+
     def problem(self, rho: float = 0.5, **options: Any) -> Problem:
-        options = {"bounds": {g.name: 0.9 for g in self.groups}, "metrics": [Judged("psnr", self.decibels)], **options}
+        options = {"bounds": {g.name: 0.9 for g in self.groups}, "metrics": [self.psnr()], **options}
         return Problem(
             self.model,
             self.groups,
@@ -69,11 +58,11 @@ class Task:
         )
 
     def gradient(self, problem: Problem, **options: Any) -> Allocation:
-        return searches.gradient(problem, decibel_loss, [self.x], **options)
+        return searches.gradient(problem, [self.x], **options)
 
 
-def decibel_loss(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
-    return 10 * torch.log10((run(batch) - batch).square().mean())
+def decibels(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
+    return -10 * torch.log10((run(batch) - batch).square().mean())
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +163,7 @@ def test_repaired_candidates_are_in_the_band(rho: float, seed: int) -> None:
         groups,
         scores,
         torch.zeros(1, 20),
-        metrics=[Judged("first", lambda m: m[0].weight.sum().item())],
+        metrics=[Metric("first", lambda m: m[0].weight.sum().item())],
         target=Target("parameters", rho),
         tolerance=0.03,  # a channel is up to 0.05 of this model
         bounds={g.name: 0.9 for g in groups},
@@ -186,7 +175,7 @@ def test_repaired_candidates_are_in_the_band(rho: float, seed: int) -> None:
 def test_what_is_measured_is_the_cut_model(task: Task) -> None:
     problem, before = task.problem(), fingerprint(task.model)
     counts = {g.name: 2 for g in problem.groups}
-    measured = problem.measure(counts).values["psnr"]
+    measured = problem.measure(counts).table["psnr"].value
     assert fingerprint(task.model) == before
     cut = apply(task.model, problem.plan(counts))
     assert task.decibels(task.model) == measured
@@ -226,7 +215,7 @@ def test_searches(task: Task, method: str) -> None:
     assert one.evaluations <= one.points
     cut = apply(task.model, one.plan)
     after = sum(p.numel() for p in task.model.parameters())
-    assert task.decibels(task.model) == one.candidate.values["psnr"]
+    assert task.decibels(task.model) == one.candidate.table["psnr"].value
     cut.undo()
     assert one.candidate.sparsity == pytest.approx(1 - after / sum(p.numel() for p in task.model.parameters()), abs=1e-12)
     assert all(0 <= alpha <= 0.9 for alpha in one.coefficients.values())
@@ -235,7 +224,7 @@ def test_searches(task: Task, method: str) -> None:
 def test_the_gradient_beats_uniform(task: Task) -> None:
     problem = task.problem(0.7, tolerance=0.02)
     uniform, gradient = searches.uniform(problem), task.gradient(problem)
-    assert gradient.candidate.values["psnr"] > uniform.candidate.values["psnr"] + 0.5
+    assert gradient.candidate.table["psnr"].value > uniform.candidate.table["psnr"].value + 0.5
     assert gradient.history[-1] == max(gradient.history)
 
 
@@ -254,7 +243,7 @@ def test_soft_gradients_are_differences(task: Task) -> None:
     model = autoencoder(20, 24, 12, 6, 12, 24, 20).double()
     x = task.x.double()
     problem = Problem(
-        model, task.groups, task.scores, x[:1], metrics=[Judged("psnr", task.decibels)], target=Target("parameters", 0.5)
+        model, task.groups, task.scores, x[:1], metrics=[task.psnr()], target=Target("parameters", 0.5)
     )
 
     def total(theta: Tensor) -> Tensor:
@@ -289,7 +278,7 @@ def test_components_share_a_coefficient(task: Task) -> None:
         groups,
         task.scores,
         task.x[:1],
-        metrics=[Judged("psnr", task.decibels)],
+        metrics=[task.psnr()],
         target=Target("parameters", 0.5),
         tolerance=0.05,
         bounds={g.name: 0.9 for g in groups},
@@ -305,32 +294,44 @@ def test_components_share_a_coefficient(task: Task) -> None:
 
 
 def test_a_floor_that_cannot_be_met_is_named(task: Task) -> None:
-    floors = [
-        Judged("psnr", task.decibels),
-        Judged("error", lambda m: 10 ** (-task.decibels(m) / 10), "min", floor=0.0),
-        Judged("loose", task.decibels, floor=-100.0),
-    ]
+    error = Metric("error", lambda m: 10 ** (-task.decibels(m) / 10), "min", floor=1e-9)
+    floors = [task.psnr(), error, Metric("loose", task.decibels, floor=-100.0)]
     found = task.gradient(task.problem(metrics=floors, tolerance=0.02), steps=20)
     assert not found.feasible
     assert found.within
-    assert set(found.candidate.misses) == {"error"}
-    assert found.candidate.misses["error"] == pytest.approx(found.candidate.values["error"])
+    assert found.binding == "error"
+    assert [row.name for row in found.candidate.table.failed] == ["error"]
+
+
+def test_a_floors_surrogate_steers_the_search(task: Task) -> None:
+    """The objective wants narrow inner groups, the floor holds the decibels; without the floor they are lost."""
+
+    def worse(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
+        return -decibels(run, batch) / 10
+
+    badness = Metric("badness", lambda model: -task.decibels(model) / 10, surrogate=worse)
+    floor = searches.uniform(task.problem(0.6, tolerance=0.02)).candidate.table["psnr"].value - 0.2
+    loose = task.gradient(task.problem(0.6, metrics=[badness], tolerance=0.02), steps=60)
+    held = task.gradient(task.problem(0.6, metrics=[badness, task.psnr(floor=floor)], tolerance=0.02), steps=60)
+    assert -10 * loose.candidate.table["badness"].value < floor
+    assert held.feasible
+    assert held.candidate.table["psnr"].value >= floor
 
 
 def test_floors_come_before_the_objective(task: Task) -> None:
     """An objective that wants the opposite of the floor."""
     plain = searches.grid(task.problem(tolerance=0.03), levels=(0.0, 0.3, 0.6, 0.9))
-    floor = plain.candidate.values["psnr"] - 0.3
-    metrics = [Judged("worst", task.decibels, "min"), Judged("psnr", task.decibels, floor=floor)]
+    floor = plain.candidate.table["psnr"].value - 0.3
+    metrics = [Metric("worst", task.decibels, "min"), task.psnr(floor=floor)]
     found = searches.grid(task.problem(metrics=metrics, tolerance=0.03), levels=(0.0, 0.3, 0.6, 0.9))
     assert found.feasible
-    assert floor <= found.candidate.values["psnr"] <= plain.candidate.values["psnr"]
+    assert floor <= found.candidate.table["psnr"].value <= plain.candidate.table["psnr"].value
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": []}, "Problem: metrics: wanted at least one, got none"),
+        ({"metrics": []}, "Problem: metrics: wanted at least one"),
         ({"tolerance": 0.0}, r"Problem: tolerance: wanted a fraction in \(0, 1\), got 0.0"),
         ({"bounds": {"0": 1.5}}, r"Problem: bounds\['0'\]: wanted a fraction in \[0, 1\], got 1.5"),
         ({"rho": 0.9, "bounds": {}}, "but bounds, min_channels and round_to allow 0.5956 at most"),
@@ -351,6 +352,9 @@ def test_errors_of_searches(task: Task) -> None:
     with pytest.raises(ValueError, match="grid: levels: wanted some combination within the tolerance"):
         searches.grid(problem, levels=[0.0])
     with pytest.raises(ValueError, match="gradient: batches: wanted at least one, got none"):
-        searches.gradient(problem, decibel_loss, [])
-    with pytest.raises(ValueError, match="gradient: loss: wanted a scalar tensor"):
-        searches.gradient(problem, lambda run, batch: run(batch), [task.x])
+        searches.gradient(problem, [])
+    with pytest.raises(ValueError, match="gradient: problem: wanted an objective with a surrogate, got 'plain' without"):
+        searches.gradient(task.problem(metrics=[Metric("plain", task.decibels)]), [task.x])
+    shapeless = Metric("shapeless", task.decibels, surrogate=lambda run, batch: run(batch))
+    with pytest.raises(ValueError, match="gradient: surrogate of 'shapeless': wanted a scalar tensor"):
+        searches.gradient(task.problem(metrics=[shapeless]), [task.x])

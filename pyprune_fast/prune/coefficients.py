@@ -13,10 +13,11 @@ Source: after Sundaram et al., arXiv 2507.14882 (soft coefficients under applica
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,28 +27,11 @@ from pyprune_fast.graph import MaskedModel, Tie
 from pyprune_fast.slicing import Group, Plan, apply
 
 from .allocation import Target, lowest
+from .metrics import Metric, Table, evaluate
+from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
 
 Share = Literal["group", "component"]
-
-
-class Judge(Protocol):
-    """A metric of the application, see prune.metrics."""
-
-    @property
-    def name(self) -> str:
-        """What the result is called."""
-
-    @property
-    def direction(self) -> str:
-        """Whether more is better, "max", or less, "min"."""
-
-    @property
-    def floor(self) -> float | None:
-        """The worst value that is accepted; None: any."""
-
-    def __call__(self, model: nn.Module) -> float:
-        """The value of a model."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +41,20 @@ class Candidate:
     Attributes:
         counts: channels that go, by group name.
         sparsity: fraction of the model that goes.
-        values: by metric name.
-        misses: by name of each metric whose floor is missed: by how much, in that metric's units.
+        table: what was measured; `table.binding` is the floor that binds.
     """
 
     counts: Mapping[str, int]
     sparsity: float
-    values: Mapping[str, float]
-    misses: Mapping[str, float]
+    table: Table
+
+    @property
+    def worth(self) -> tuple[float, float]:
+        """Orders candidates: first by what they lack of their floors, relative to those, then by the first metric."""
+        first = self.table.rows[0]
+        value = first.value if first.direction == "max" else -first.value
+        lack = sum(row.relative_slack for row in self.table.failed)
+        return lack, -math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -77,17 +67,19 @@ class Allocation:
             least.
         feasible: whether it meets them all.
         within: whether its sparsity is the target's within the tolerance.
+        binding: name of the floor that binds: one that is missed, or else the one with the least to spare; "" without floors.
         plan: its plan; nothing is removed yet.
         evaluations: candidates measured on the real metrics.
         points: candidates looked at, with those that sparsity alone ruled out.
         seconds: time of the search.
-        history: the objective of the best candidate after each evaluation, for plots.
+        history: the first metric of the best candidate after each evaluation, for plots.
     """
 
     method: str
     candidate: Candidate
     feasible: bool
     within: bool
+    binding: str
     plan: Plan
     evaluations: int
     points: int
@@ -109,7 +101,7 @@ class Problem:
         groups: its groups, as `find_groups` lists them; fixed ones and those without importance lose nothing.
         importance: by group name, (channels,), higher keeps, as `group_scores` gives it.
         inputs: as for `find_groups`.
-        metrics: the first is the objective, the others count by their floors (an objective's floor counts too).
+        metrics: the first is the objective; the others have floors (the objective may have one too). Floors come first.
         target: what to remove (rho), and of what: "parameters", "macs" or "channels".
         tolerance: epsilon.
         bounds: a_g by group name, at most the group's own bound (0.5 for coupling groups, 0.9 for others by default).
@@ -122,9 +114,8 @@ class Problem:
 
     Example:
         >>> from pyprune_fast.graph import find_groups
-        >>> from pyprune_fast.prune.metrics import Metric
         >>> model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 3)
-        >>> metric = Metric("norm", lambda model: float(model[2].weight.norm()))
+        >>> metric = Metric("norm", lambda model: model[2].weight.norm().item())
         >>> problem = Problem(model, find_groups(model, x), {"0": torch.arange(8.0)}, x, metrics=[metric],
         ...                   target=Target("parameters", 0.5), tolerance=0.05)
         >>> problem.measure({"0": 4}).sparsity
@@ -138,7 +129,7 @@ class Problem:
         importance: Mapping[str, Tensor],
         inputs: Any,
         *,
-        metrics: Sequence[Judge],
+        metrics: Sequence[Metric],
         target: Target,
         tolerance: float = 0.01,
         bounds: Mapping[str, float] | None = None,
@@ -152,12 +143,11 @@ class Problem:
         self.groups = [group for group in groups if not group.fixed and group.name in importance]
         if not self.groups:
             raise ValueError("Problem: groups: wanted at least one that may be cut and has an importance, got none")
-        if not metrics:
-            raise ValueError("Problem: metrics: wanted at least one, got none")
         if not 0 < tolerance < 1:
             raise ValueError(f"Problem: tolerance: wanted a fraction in (0, 1), got {tolerance}")
         check_choice("Problem", "share", share, ("group", "component"))
-        self.metrics, self.tolerance = list(metrics), tolerance
+        self.objective, self.floors = objective_and_floors("Problem", metrics)
+        self.tolerance = tolerance
         self.min_channels = check_count("Problem", "min_channels", min_channels, 1)
         self.round_to = check_count("Problem", "round_to", round_to, 1)
         self.importance = {group.name: importance[group.name].detach().to("cpu", torch.float64) for group in self.groups}
@@ -216,7 +206,7 @@ class Problem:
                     moves.append(moved)
             if not moves:
                 break
-            now = max(moves, key=lambda moved: self.worth(self.measure(moved)))
+            now = max(moves, key=lambda moved: self.measure(moved).worth)
         return now
 
     def _allowed(self, index: int, count: int) -> int:
@@ -247,25 +237,14 @@ class Problem:
             plan = self.plan(counts)
             cut = apply(self.model, plan) if plan.remove else None
             try:
-                values = {metric.name: float(metric(self.model)) for metric in self.metrics}
+                table = evaluate(self.model, (self.objective, *self.floors))
             finally:
                 if cut is not None:
                     cut.undo()
-            misses = {m.name: miss for m in self.metrics if (miss := _miss(m, values[m.name])) > 0}
-            self.measured[key] = Candidate(dict(counts), self.fraction(counts), values, misses)
+            self.measured[key] = Candidate(dict(counts), self.fraction(counts), table)
             self.points += 1
-            self.history.append(self.objective(self.best()))
+            self.history.append(self.best().table.rows[0].value)
         return self.measured[key]
-
-    def objective(self, candidate: Candidate) -> float:
-        """The first metric's value, turned so that more is better."""
-        value = candidate.values[self.metrics[0].name]
-        return value if self.metrics[0].direction == "max" else -value
-
-    def worth(self, candidate: Candidate) -> tuple[float, float]:
-        """Orders candidates: first by what they miss of their floors, then by the objective; NaN is worst."""
-        value = self.objective(candidate)
-        return (-sum(candidate.misses.values()), value if value == value else -float("inf"))
 
     def within(self, candidate: Candidate) -> bool:
         """Whether the candidate's sparsity is the target's within the tolerance."""
@@ -274,7 +253,7 @@ class Problem:
     def best(self) -> Candidate:
         """The best candidate measured so far, of those within the tolerance if there are any."""
         found = list(self.measured.values())
-        return max([c for c in found if self.within(c)] or found, key=self.worth)
+        return max([c for c in found if self.within(c)] or found, key=lambda candidate: candidate.worth)
 
     def masked(self) -> MaskedModel:
         """The model with soft masks, for searches by gradient."""
@@ -297,8 +276,9 @@ class Problem:
         return Allocation(
             method=method,
             candidate=best,
-            feasible=not best.misses,
+            feasible=best.table.ok,
             within=self.within(best),
+            binding=best.table.binding.name if best.table.binding else "",
             plan=self.plan(best.counts, note),
             evaluations=len(self.measured),
             points=self.points,
@@ -321,11 +301,3 @@ def _keys(groups: Sequence[Group], share: Share) -> Tensor:
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([order[name] for name in names])
 
-
-def _miss(metric: Judge, value: float) -> float:
-    """By how much a value misses the metric's floor; 0 if it does not. NaN misses any floor."""
-    if metric.floor is None:
-        return 0.0
-    if value != value:
-        return float("inf")
-    return max(0.0, metric.floor - value if metric.direction == "max" else value - metric.floor)

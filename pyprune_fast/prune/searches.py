@@ -3,10 +3,11 @@
 Each proposes candidates to a `Problem`, which measures them hard: the answer is always one that was measured on the cut model.
 
     soft masks   m_gi = sigmoid((r_gi - alpha_g) / tau),   r_gi = (rank_gi - 1/2) / n_g, ascending by importance
-    loss         L + lambda h + (mu / 2) h^2,              h = S(sum_i (1 - m_gi)) - rho
+    loss         -M_1 + lambda h + (mu / 2) h^2 + sum_j (max(0, kappa_j + nu_j x_j)^2 - kappa_j^2) / (2 nu_j),
+                 h = S(sum_i (1 - m_gi)) - rho,   x_j = floor_j - M_j
 
-L is the task's loss on the masked model. lambda grows by mu h every ten steps, and tau falls geometrically; only the
-coefficients move, the weights are frozen.
+M are the metrics' surrogates on the masked model (turned round where less is better). lambda grows by mu h and kappa_j to
+max(0, kappa_j + nu_j x_j) every ten steps, and tau falls geometrically; only the coefficients move, the weights are frozen.
 
 Source: after Sundaram et al., arXiv 2507.14882; SPSA: Spall, IEEE Trans. Automatic Control 37 (1992).
 """
@@ -15,20 +16,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyprune_fast._checks import check_count
+from pyprune_fast._checks import check_count, describe
 
 from .allocation import allocate
 from .coefficients import Allocation, Problem
-
-Run = Callable[..., Any]  # calls the masked model on inputs
-Loss = Callable[[Run, Any], Tensor]  # of the masked model on a batch; lower is better
+from .metrics import Metric, Run
 
 LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _CHUNK = 1 << 16
@@ -111,7 +110,6 @@ def _feasible(problem: Problem, levels: Tensor, points: int, cap: int) -> Iterat
 
 def gradient(
     problem: Problem,
-    loss: Loss,
     batches: Iterable[Any],
     *,
     steps: int = 200,
@@ -124,26 +122,27 @@ def gradient(
     """Adam on the coefficients through soft masks; every tenth step a candidate is hardened and measured.
 
     Args:
-        problem: what to solve.
-        loss: of the masked model: loss(run, batch), where run(*inputs) calls it, to a scalar tensor; differentiable. For a
-            metric in dB, its negative.
-        batches: what the loss takes, read again and again; on the model's device.
+        problem: what to solve. Its objective has a surrogate; floors whose metrics have one are followed too, and all floors
+            are held against what is measured.
+        batches: what the surrogates take, read again and again; on the model's device.
         steps: of Adam.
         learning_rate: of Adam, on theta, alpha = bound * sigmoid(theta).
-        penalty: mu, in units of the loss: 1000 for one in dB.
+        penalty: mu, for an objective in dB 1000; scale it with the objective's units. nu is a tenth of it by floor_j^2.
         tau: temperature at the first step and at the last; never below one channel's width.
         straight_through: whether masks are hard in the forward pass and soft in the backward pass.
-        entry: the entry point that run calls.
+        entry: the entry point that surrogates call.
 
     Returns:
-        The best candidate measured. Deterministic for a deterministic loss.
+        The best candidate measured. Deterministic for deterministic metrics.
 
     Raises:
-        ValueError: no batches, or a parameter out of range.
+        ValueError: no batches, an objective without a surrogate, or a parameter out of range.
     """
     check_count("gradient", "steps", steps, 1)
     if not 0 < tau[1] <= tau[0]:
         raise ValueError(f"gradient: tau: wanted first >= last > 0, got {tau}")
+    if problem.objective.surrogate is None:
+        raise ValueError(f"gradient: problem: wanted an objective with a surrogate, got {problem.objective.name!r} without")
     feed = _cycle("gradient", batches)
 
     def search() -> None:
@@ -151,21 +150,45 @@ def gradient(
         adam = torch.optim.Adam([theta], lr=learning_rate)
         last = max(tau[1], 1 / float(problem.channels.max()))
         multiplier = 0.0
+        floors = [_Floor(m, penalty) for m in (problem.objective, *problem.floors) if m.surrogate and m.floor is not None]
         for step in range(steps):
             heat = tau[0] * (last / tau[0]) ** (step / max(steps - 1, 1))
             masks = _masks(problem, _alpha(problem, theta), heat, straight_through)
             gap = problem.sparsity(torch.stack([(1 - m).sum() for m in masks.values()])) - problem.target.remove
-            total = _task(problem, loss, masks, next(feed), entry).double() + multiplier * gap + penalty / 2 * gap**2
+            run, batch = _run(problem, masks, entry), next(feed)
+            loss = multiplier * gap + penalty / 2 * gap**2 - _turned(problem.objective, run, batch)
+            loss = loss + sum(floor.loss(run, batch) for floor in floors)
             adam.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             if step % 10 == 9 or step == steps - 1:
                 multiplier += penalty * float(gap.detach())
+                for floor in floors:
+                    floor.update()
                 with torch.no_grad():
                     _try(problem, _alpha(problem, theta))
 
     with _frozen(problem.model):
         return problem.solve("straight-through" if straight_through else "gradient", search)
+
+
+class _Floor:
+    """One floor's term of the augmented Lagrangian."""
+
+    def __init__(self, metric: Metric, penalty: float) -> None:
+        assert metric.floor is not None
+        self._metric, self._multiplier, self._missing = metric, 0.0, 0.0
+        self._floor = metric.floor if metric.direction == "max" else -metric.floor
+        self._weight = penalty / 10 / (metric.floor**2 or 1.0)
+
+    def loss(self, run: Run, batch: Any) -> Tensor:
+        missing = self._floor - _turned(self._metric, run, batch)
+        self._missing = float(missing.detach())
+        pushed = (self._multiplier + self._weight * missing).clamp(min=0)
+        return (pushed**2 - self._multiplier**2) / (2 * self._weight)
+
+    def update(self) -> None:
+        self._multiplier = max(0.0, self._multiplier + self._weight * self._missing)
 
 
 def spsa(problem: Problem, *, steps: int = 150, size: float = 0.1, learning_rate: float = 0.2, seed: int = 0) -> Allocation:
@@ -209,9 +232,8 @@ def _alpha(problem: Problem, theta: Tensor) -> Tensor:
 
 
 def _try(problem: Problem, alpha: Tensor) -> float:
-    """Measures the whole-channel candidate nearest to coefficients of all groups; its objective."""
-    candidate = problem.measure(problem.repair(problem.harden(problem.project(alpha))))
-    return problem.objective(candidate) - sum(candidate.misses.values())
+    """Measures the whole-channel candidate nearest to coefficients of all groups; what it is worth, in one number."""
+    return sum(problem.measure(problem.repair(problem.harden(problem.project(alpha)))).worth)
 
 
 def _masks(problem: Problem, alpha: Tensor, tau: float, hard: bool) -> dict[str, Tensor]:
@@ -224,15 +246,21 @@ def _masks(problem: Problem, alpha: Tensor, tau: float, hard: bool) -> dict[str,
     return masks
 
 
-def _task(problem: Problem, loss: Loss, masks: dict[str, Tensor], batch: Any, entry: str) -> Tensor:
-    masked = problem.masked()
-    like = next(problem.model.parameters())
+def _run(problem: Problem, masks: dict[str, Tensor], entry: str) -> Run:
+    """Calls the masked model on inputs."""
+    masked, like = problem.masked(), next(problem.model.parameters())
     kind = torch.promote_types(like.dtype, torch.float32)
     moved = {name: mask.to(like.device, kind) for name, mask in masks.items()}
-    found = loss(lambda *args, **kwargs: masked.run(moved, entry, (args, kwargs)), batch)
-    if not isinstance(found, Tensor) or found.ndim:
-        raise ValueError(f"gradient: loss: wanted a scalar tensor, got {found!r}")
-    return found.cpu()
+    return lambda *args, **kwargs: masked.run(moved, entry, (args, kwargs))
+
+
+def _turned(metric: Metric, run: Run, batch: Any) -> Tensor:
+    """A metric's surrogate, turned so that more is better: float64 on the CPU."""
+    assert metric.surrogate is not None
+    value = metric.surrogate(run, batch)
+    if not isinstance(value, Tensor) or value.ndim:
+        raise ValueError(f"gradient: surrogate of {metric.name!r}: wanted a scalar tensor, got {describe(value)}")
+    return value.to("cpu", torch.float64) * (1 if metric.direction == "max" else -1)
 
 
 def _cycle(where: str, batches: Iterable[Any]) -> Iterator[Any]:
