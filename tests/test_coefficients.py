@@ -242,16 +242,12 @@ def test_soft_gradients_are_differences(task: Task) -> None:
     """d loss / d theta in float64, against central differences."""
     model = autoencoder(20, 24, 12, 6, 12, 24, 20).double()
     x = task.x.double()
-    problem = Problem(
-        model, task.groups, task.scores, x[:1], metrics=[task.psnr()], target=Target("parameters", 0.5)
-    )
+    problem = Problem(model, task.groups, task.scores, x[:1], metrics=[task.psnr()], target=Target("parameters", 0.5))
 
     def total(theta: Tensor) -> Tensor:
         masks = searches._masks(problem, searches._alpha(problem, theta), 0.05, hard=False)
-        removed = torch.stack([(1 - m).sum() for m in masks.values()])
-        return (
-            searches._task(problem, decibel_loss, masks, x, "forward").double() + 500 * (problem.sparsity(removed) - 0.5) ** 2
-        )
+        gap = problem.sparsity(torch.stack([(1 - m).sum() for m in masks.values()])) - 0.5
+        return 500 * gap**2 - searches._turned(problem.objective, searches._run(problem, masks, "forward"), x)
 
     theta = torch.linspace(-1, 1, problem.coefficients, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(total(theta), theta)

@@ -300,4 +300,3 @@ def _keys(groups: Sequence[Group], share: Share) -> Tensor:
     names = [group.name if share == "group" else "+".join(group.components) for group in groups]
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([order[name] for name in names])
-

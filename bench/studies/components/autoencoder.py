@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from pyprune_fast.baselines import score_taylor
 from pyprune_fast.demo import mnist
 from pyprune_fast.graph import find_groups
-from pyprune_fast.prune import Allocation, Problem, Target, group_scores, searches
+from pyprune_fast.prune import Allocation, Metric, Problem, Target, group_scores, metrics, searches
 from pyprune_fast.scoring import score_random, score_weights
 from pyprune_fast.slicing import apply
 
@@ -89,7 +90,7 @@ def images(quick: bool, seed: int) -> Images:
         x = torch.cat(pixels) * 0.3081  # the digits are divided by their deviation
         sizes = [4000, 500, 500]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return Images(*x[order[: sum(sizes)]].split(sizes))
+    return Images(*torch.split(x[order[: sum(sizes)]], sizes))
 
 
 def network(kind: str, side: int) -> Autoencoder:
@@ -112,7 +113,7 @@ def network(kind: str, side: int) -> Autoencoder:
 
 def _dense(widths: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return layers
 
@@ -122,7 +123,7 @@ def train(model: nn.Module, x: Tensor, epochs: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(epochs):
-        for batch in torch.randperm(len(x), generator=generator).split(128):
+        for batch in torch.split(torch.randperm(len(x), generator=generator), 128):
             loss = (model(x[batch]) - x[batch]).square().mean()
             adam.zero_grad()
             loss.backward()
@@ -135,42 +136,26 @@ def psnr(model: nn.Module, x: Tensor) -> float:
     return float(-10 * torch.log10((model(x) - x).square().mean()))
 
 
+def decibels(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
+    """The same of the masked model on a batch: what the gradient follows."""
+    return -10 * torch.log10((run(batch) - batch).square().mean())
+
+
 @torch.no_grad()
 def latent_drift(model: Autoencoder, dense: Autoencoder, x: Tensor) -> float:
-    """1 - linear CKA of the latents (Kornblith et al., ICML 2019)."""
-    a, b = (m.encoder(x).double() for m in (model, dense))
-    a, b = a - a.mean(0), b - b.mean(0)
-    return 1 - float((a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()))
-
-
-@dataclass(frozen=True)
-class Psnr:
-    """The application's metric."""
-
-    x: Tensor
-    name: str = "psnr"
-    direction: str = "max"
-    floor: float | None = None
-
-    def __call__(self, model: nn.Module) -> float:
-        """Decibels."""
-        return psnr(model, self.x)
-
-
-def decibel_loss(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
-    """What the gradient follows: minus the decibels."""
-    return 10 * torch.log10((run(batch) - batch).square().mean())
+    """1 - linear CKA of the latents."""
+    return 1 - float(metrics.linear_cka(model.encoder(x), dense.encoder(x)))
 
 
 def methods(x: Tensor, seed: int) -> dict[str, Callable[[Problem], Allocation]]:
     """The searches, as they take a problem."""
-    batches = list(x[:1024].split(256))
+    batches = torch.split(x[:1024], 256)
     return {
         "uniform": searches.uniform,
         "global": searches.global_ranking,
         "grid": partial(searches.grid, cap=10**6),
-        "gradient": lambda problem: searches.gradient(problem, decibel_loss, batches),
-        "straight-through": lambda problem: searches.gradient(problem, decibel_loss, batches, straight_through=True),
+        "gradient": partial(searches.gradient, batches=batches),
+        "straight-through": partial(searches.gradient, batches=batches, straight_through=True),
         "spsa": partial(searches.spsa, seed=seed),
     }
 
@@ -198,7 +183,7 @@ def trials(kind: str, seed: int, quick: bool, wanted: set[tuple[Any, ...]]) -> l
                 groups,
                 scores,
                 data.train[:1],
-                metrics=[Psnr(data.valid)],
+                metrics=[Metric("psnr", partial(psnr, x=data.valid), surrogate=decibels)],
                 target=Target("parameters", rho),
                 tolerance=TOLERANCE,
                 bounds={group.name: 0.95 for group in groups},
