@@ -51,7 +51,10 @@ class Trial:
         half = {t.group.name: self._half(t.group.channels) for t in traced}
         plan = Plan.of(self.model, [t.group for t in traced], half)
         wanted = self._forward(self._silenced(traced, plan))
-        cut = apply(self.model, plan)
+        try:
+            cut = apply(self.model, plan)
+        except ValueError as error:  # widths that some module cannot have
+            return f"it cannot be cut: {_first_line(error)}"
         try:
             got = self._forward({})
         except Exception as error:  # any error of any forward method means: not like this
