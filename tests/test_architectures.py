@@ -1,0 +1,199 @@
+"""Known architectures: what can be cut, that a cut is what masks compute, and that it can be taken back."""
+
+from __future__ import annotations
+
+import copy
+import random
+from fnmatch import fnmatch
+from functools import cache
+
+import pytest
+import torch
+from architectures import ALL
+from masked import masked_outputs, outputs
+from torch import nn
+
+from pyprune_fast.graph import find_groups
+from pyprune_fast.slicing import Plan, apply
+
+# Which layers may put out channels that cannot be removed: those of the model's output, and what stands beside them.
+WHOLE = {
+    "vgg16": ["classifier.6"],
+    "resnet18": ["fc"],
+    "resnet50": ["fc"],
+    "resnext": ["fc"],
+    # Padding by a constant number of silent channels: from the second stage on only those that the first stage has can go.
+    "resnet56": ["linear", "blocks.9.conv2", "blocks.1?.conv2", "blocks.2?.conv2"],
+    "mobilenet_v2": ["classifier.1"],
+    "mobilenet_v3": ["classifier.3"],
+    "efficientnet_b0": ["classifier.1"],
+    "densenet": ["classifier"],
+    "unet": ["out"],
+    "unet_groupnorm": ["out"],
+    "style": ["out"],
+    "style_plain": ["out"],
+    "srresnet": ["out", "up.0"],  # four channels become the pixels of one
+    "conv1d": ["14"],
+    "c3d": ["12"],
+    "vit": ["head"],
+    "vit_separate": ["head"],
+    # torch's attention wants as many channels inside as outside.
+    "mha": ["head", "embed", "attention*", "down"],
+    "transformer_encoder": ["head", "embed", "encoder.layers.?.self_attn*", "encoder.layers.?.linear2"],
+    "lstm": ["head.2"],
+    "lstm_bidirectional": ["head.2"],
+    "gru": ["head.2"],
+    "tied": [],
+    "autoencoder": ["decoder.4"],
+    "told": ["reward.4", "policy.4", "Q1.4", "Q2.4"],
+    "bert": ["classifier"],
+    "gpt2": [],
+    **{name: ["lm_head"] for name in ("llama_4_2", "llama_4_2_eager", "llama_8_8", "qwen3_4_2", "qwen3_8_8")},
+    "llama_8_2": [],
+}
+
+# How many channels the group has that owns positions of an axis: heads go as heads, parts of a concat as parts.
+CHANNELS = {
+    "resnet56": {("conv1.weight", 0): 4, ("blocks.26.conv2.weight", 0): 4, ("blocks.26.conv1.weight", 0): 16},
+    "vgg16": {("features.12.0.weight", 0): 16, ("features.16.0.weight", 0): 16},
+    "densenet": {("stages.0.layers.0.conv2.weight", 0): 4, ("stages.6.layers.1.conv2.weight", 0): 4},
+    "unet": {("down1.3.weight", 0): 8, ("up1.weight", 1): 8},
+    "vit": {("blocks.0.attn.qkv.weight", 0): 4, ("patch.weight", 0): 24, ("blocks.0.fc1.weight", 0): 48},
+    "vit_separate": {("blocks.0.attn.q.weight", 0): 4, ("patch.weight", 0): 24, ("blocks.0.fc1.weight", 0): 48},
+    "bert": {
+        ("bert.encoder.layer.0.attention.self.query.weight", 0): 4,
+        ("bert.encoder.layer.1.intermediate.dense.weight", 0): 32,
+    },
+    "gpt2": {
+        ("transformer.h.0.attn.c_attn.weight", 1): 4,
+        ("transformer.h.1.mlp.c_fc.weight", 1): 96,
+        ("transformer.wte.weight", 1): 24,
+    },
+    **{
+        name: {
+            **{(f"model.layers.{i}.self_attn.{p}_proj.weight", 0): kv for i in range(2) for p in "qkv"},
+            **{(f"model.layers.{i}.mlp.{p}_proj.weight", 0): 32 for i in range(2) for p in ("up", "gate")},
+            ("model.embed_tokens.weight", 1): 24,
+        }
+        for name, kv in (("llama_4_2", 2), ("llama_8_2", 2), ("llama_8_8", 8), ("qwen3_4_2", 2), ("qwen3_8_8", 8))
+    },
+    "lstm": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
+    "gru": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
+    "tied": {("embed.weight", 1): 16, ("up.0.weight", 0): 24},
+    "told": {("encoder.2.weight", 0): 50, ("dynamics.4.weight", 0): 50, ("Q1.0.weight", 0): 512},
+    "autoencoder": {("encoder.4.weight", 0): 32},
+}
+
+
+@cache
+def found(name):
+    """The network, its input and its groups; tests work on copies."""
+    model, inputs = ALL[name]()
+    return model, inputs, find_groups(model, inputs)
+
+
+def prunable(name):
+    return [group for group in found(name)[2] if not group.fixed]
+
+
+def makers(model):
+    """(module, tensor, dim) of every axis that new channels come from."""
+    for name, module in model.named_modules():
+        for kind, dim in axes_of(module):
+            yield name, f"{name}.{kind}", dim
+
+
+def axes_of(module):
+    if isinstance(module, nn.RNNBase):
+        return [(kind, 1) for kind, _ in module.named_parameters() if kind.startswith("weight_hh")]
+    if isinstance(module, nn.MultiheadAttention):
+        return [("in_proj_weight", 0)]
+    if isinstance(module, nn.Embedding) or getattr(module, "transposed", False) or type(module).__name__ == "Conv1D":
+        return [("weight", 1)]
+    return [("weight", 0)] if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else []
+
+
+def some(name, group):
+    """Some of the group's channels, always the same: between one and all but one."""
+    rng = random.Random(f"{name} {group.name}")
+    return sorted(rng.sample(range(group.channels), rng.randrange(1, group.channels)))
+
+
+def removed(groups, remove):
+    return [
+        (member.tensor, member.dim, member.positions(remove[group.name]).tolist())
+        for group in groups
+        for member in group.members
+        if group.name in remove
+    ]
+
+
+def state(model):
+    """Every tensor and every width that a cut may change."""
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    plain = int, tuple, str, bool, float
+    widths = {n: {k: v for k, v in vars(m).items() if isinstance(v, plain)} for n, m in model.named_modules()}
+    return tensors, widths
+
+
+def check(name, remove):
+    """Cuts, compares with the masked model, takes back, compares with the model that was."""
+    model, inputs, groups = found(name)
+    model = copy.deepcopy(model)
+    dense, before = outputs(model, inputs), state(model)
+    wanted = masked_outputs(model, inputs, removed(groups, remove))
+    assert max((a - b).abs().max() for a, b in zip(dense, wanted, strict=True)) > 1e-3, "the outputs do not depend on it"
+    cut = apply(model, Plan.of(model, groups, remove))
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in found(name)[0].parameters())
+    for got, want in zip(outputs(model, inputs), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    cut.undo()
+    tensors, widths = state(model)
+    assert widths == before[1]
+    assert all(torch.equal(tensors[key], value) for key, value in before[0].items())
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model, inputs), dense, strict=True))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_group_cut_equals_masked_and_is_undone(name):
+    assert prunable(name)
+    for group in prunable(name):
+        if group.channels > 1:
+            check(name, {group.name: some(name, group)})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_groups_at_once(name):
+    check(name, {group.name: some(name, group) for group in prunable(name) if group.channels > 1})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_channels_but_those_of_the_output_can_go(name):
+    model, _, groups = found(name)
+    owned = {}
+    for group in prunable(name):
+        for member in group.members:
+            owned.setdefault((member.tensor, member.dim), set()).update(member.positions(range(group.channels)).tolist())
+    tensors = dict(model.named_parameters())
+    short = {
+        (tensor, dim, len(owned.get((tensor, dim), ())))
+        for module, tensor, dim in makers(model)
+        if tensor in tensors and not any(fnmatch(module, pattern) for pattern in WHOLE[name])
+        if len(owned.get((tensor, dim), ())) < tensors[tensor].shape[dim]
+    }
+    assert not short, [f"{group.name}: {group.fixed}" for group in groups if group.fixed]
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_groups_have_as_many_channels_as_can_go_one_by_one(name):
+    for (tensor, dim), channels in CHANNELS[name].items():
+        owners = [g for g in prunable(name) if any((m.tensor, m.dim) == (tensor, dim) for m in g.members)]
+        assert [group.channels for group in owners] == [channels], tensor
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_finding_groups_leaves_the_model_alone(name):
+    fresh, _ = ALL[name]()
+    (tensors, widths), (wanted, before) = state(found(name)[0]), state(fresh)
+    assert widths == before
+    assert all(torch.equal(tensors[key], value) for key, value in wanted.items())
