@@ -54,7 +54,7 @@ def tokens(vocabulary, count=6):
 NETS = {
     "vgg16": (VGG, image(32)),
     "resnet18": (lambda: ResNet(BasicBlock, (2, 2, 2, 2), 4), image(32)),
-    "resnet50": (lambda: ResNet(Bottleneck, (3, 4, 6, 3), 4), image(32)),
+    "resnet50": (lambda: ResNet(Bottleneck, (3, 4, 6, 3), 4), image(64)),
     "resnext": (lambda: ResNet(Bottleneck, (2, 2), 8, groups=4), image(16)),
     "resnet56": (CifarResNet, image(8)),
     "mobilenet_v2": (mobilenet_v2, image(32)),
@@ -112,9 +112,9 @@ def enliven(model: nn.Module) -> None:
             summed = "weight" in kind and not isinstance(model.get_submodule(owner), nn.Embedding)
             parameter.normal_(0, parameter[0].numel() ** -0.5 if summed else 0.5)
         elif "bias" in kind:
-            parameter.normal_(0, 0.2)
+            parameter.uniform_(-0.1, 0.5)
         else:
-            parameter.uniform_(0.5, 1.5)
+            parameter.uniform_(0.5, 1)
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def settle(model: nn.Module, inputs: Tensor) -> None:
     for norm in norms:
         norm.momentum = None  # the mean over all batches
     model.train(bool(norms))
-    for _ in range(2 if norms else 0):
-        model(torch.randn(8, *inputs.shape[1:]))
+    for _ in range(4 if norms else 0):
+        model(torch.randn(32, *inputs.shape[1:]))
     for norm in norms:
         norm.momentum = 0.1
