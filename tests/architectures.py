@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from sequence_nets import (
+    T5,
     TOLD,
     Autoencoder,
     FusedAttention,
@@ -25,6 +26,7 @@ from sequence_nets import (
     qwen3,
 )
 from torch import Tensor, nn
+from unusual_nets import Competing, ConvNeXt, Gated, Shuffle, SpatialAttention, Swin, googlenet
 from vision_nets import (
     VGG,
     BasicBlock,
@@ -86,6 +88,14 @@ NETS = {
     "llama_8_8": (lambda: llama(8, 8), tokens(40)),
     "qwen3_4_2": (lambda: qwen3(4, 2), tokens(40)),
     "qwen3_8_8": (lambda: qwen3(8, 8), tokens(40)),
+    "t5": (T5, tokens(40)),
+    "convnext": (ConvNeXt, image(16)),
+    "shufflenet": (Shuffle, image(8)),
+    "googlenet": (googlenet, image(8)),
+    "swin": (Swin, image(8)),
+    "gated": (Gated, lambda: torch.randn(4, 6)),
+    "spatial_attention": (SpatialAttention, image(8)),
+    "competing": (Competing, lambda: torch.randn(4, 4)),
 }
 
 

@@ -226,3 +226,18 @@ def qwen3(heads, kv_heads, **options):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     return Qwen3ForCausalLM(Qwen3Config(**_decoder(heads, kv_heads, **options)))
+
+
+class T5(nn.Module):
+    """T5's encoder, whose first layer makes a bias for each head that all layers add, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import T5Config, T5EncoderModel
+
+        sizes = {"vocab_size": 40, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4}
+        config = T5Config(**sizes, feed_forward_proj="gated-gelu", relative_attention_num_buckets=8)
+        self.encoder, self.head = T5EncoderModel(config), nn.Linear(24, 3)
+
+    def forward(self, tokens):
+        return self.head(self.encoder(tokens).last_hidden_state.mean(1))

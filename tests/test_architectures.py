@@ -50,6 +50,16 @@ WHOLE = {
     "gpt2": [],
     **{name: ["lm_head"] for name in ("llama_4_2", "llama_4_2_eager", "llama_8_8", "qwen3_4_2", "qwen3_8_8")},
     "llama_8_2": [],
+    "t5": ["head", "*SelfAttention.[qkv]", "*relative_attention_bias"],
+    "convnext": ["head"],
+    # Halves of the channels, interleaved with each other: no single channel can go.
+    "shufflenet": ["fc", "stem.0", "units.?.branch.5"],
+    "googlenet": ["5"],
+    # As wide inside as outside, and the width of a head follows from both.
+    "swin": ["head", "patch", "blocks.?.attn.*", "blocks.?.fc2"],
+    "gated": ["head"],
+    "spatial_attention": ["out.2", "conv", "gate"],
+    "competing": ["chosen", "summed", "sorted", "placed", "written", "out.?"],
 }
 
 # How many channels the group has that owns positions of an axis: heads go as heads, parts of a concat as parts.
