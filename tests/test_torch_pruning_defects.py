@@ -203,6 +203,38 @@ def test_w9_flags_ties_and_hooks_survive():
     assert calls == ["forward", (12, 8)]
 
 
+def test_w9_an_optimiser_keeps_every_live_parameter_and_its_state():
+    model, x = ALL["resnet18"]()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    def moments():
+        return {name: optimizer.state[p]["exp_avg"].clone() for name, p in model.named_parameters()}
+
+    step()
+    groups = find_groups(model, x)
+    plan = Plan.of(model, groups, {g.name: range(0, g.channels, 2) for g in groups if not g.fixed})
+    before, wanted = moments(), copy.deepcopy(model)
+    for name, parameter in wanted.named_parameters():  # the moments, cut as weights are
+        parameter.data = before[name]
+    apply(wanted, plan)
+    cut = apply(model, plan, optimizer=optimizer)
+    live = {id(parameter) for parameter in model.parameters()}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == live == {id(p) for p in optimizer.state}
+    now = moments()
+    assert all(torch.equal(now[name], parameter) for name, parameter in wanted.named_parameters())
+    old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    step()
+    assert not any(torch.equal(old[name], parameter) for name, parameter in model.named_parameters())
+    cut.undo()
+    now = moments()
+    assert all(torch.equal(now[name], value) for name, value in before.items())
+
+
 def test_w10_computed_weights_are_refused_by_name():
     for spoil in (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), parametrizations.weight_norm):
         model, x = mlp()
