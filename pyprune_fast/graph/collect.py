@@ -1,0 +1,200 @@
+"""From labelled parameters to groups: one group for each variable that is an output axis of some layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from torch import nn
+
+from pyprune_fast.slicing import Group, Member
+
+from .axes import Axis, Run, factors, find, fix, layout, leaves, segments
+from .components import COUPLING_BOUND, Components, subtype
+from .entries import Trace
+from .tracer import Source
+
+
+def output_axis(layer: nn.Module) -> int | None:
+    """The axis of a layer's weight that its output channels are; None for a layer whose outputs are not scored."""
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return 1 if layer.groups == 1 else 0
+    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+        return 0
+    return 1 if isinstance(layer, nn.Embedding) else None
+
+
+
+@dataclass
+class _Class:
+    """A variable, and where its channels are."""
+
+    leaf: Axis
+    members: list[Member] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)  # of each member
+    roots: list[tuple[Source, bool]] = field(default_factory=list)  # axes that it was made on; whether it fills them
+    macs: float = 0.0
+
+
+def collect(trace: Trace, components: Components) -> list[Group]:
+    """Builds the groups of a traced model, in the order of their root layers."""
+    order = _tensor_order(trace.model)
+    parameters = {name: trace.tracer.parameters[name] for name in order if name in trace.tracer.parameters}
+    hidden = {(name, dim): _one_of_each_product(axis) for name, axes in parameters.items() for dim, axis in enumerate(axes)}
+    classes: dict[int, _Class] = {}
+    for name, axes in parameters.items():
+        for dim, axis in enumerate(axes):
+            runs = layout(axis)
+            for leaf, run in runs:
+                entry = classes.setdefault(id(leaf), _Class(leaf))
+                entry.members.append(Member(name, dim, *run))
+                entry.sources.append((name, dim))
+                if (name, dim) in trace.tracer.makes and id(leaf) not in hidden[name, dim]:
+                    entry.roots.append(((name, dim), _fills(leaf, runs, axis)))
+    _count_macs(trace, classes)
+    namer = _Namer(trace.model)
+    found = [_group(trace, entry, components, namer) for entry in _listed(classes, order)]
+    return found
+
+
+def _listed(classes: Mapping[int, _Class], order: Mapping[str, int]) -> list[_Class]:
+    """Classes that some layer makes, by the place of that layer: the first one whose whole output it is, if there is one."""
+    made = [entry for entry in classes.values() if entry.roots]
+    for entry in made:
+        entry.roots.sort(key=lambda root: (not root[1], order[root[0][0]]))
+    return sorted(made, key=lambda entry: (order[entry.roots[0][0][0]], entry.members[0].offset))
+
+
+def _tensor_order(model: nn.Module) -> dict[str, int]:
+    """Names of all parameters and buffers, module by module."""
+    own: list[str] = []
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                own.append(f"{prefix}.{name}" if prefix else name)
+    return {name: number for number, name in enumerate(own)}
+
+
+def _one_of_each_product(axis: Axis) -> set[int]:
+    """Keeps, of each product, all factors but the first that may go: a group's channels are whole blocks.
+
+    Returns:
+        Identities of the variables that are no group of their own on this axis.
+    """
+    hidden: set[int] = set()
+    for part in segments(axis):
+        if part.form != "*":
+            continue
+        chosen = None
+        for factor in factors(part):
+            if chosen is None and any(not leaf.fixed and leaf.size > 1 for leaf in leaves(factor)):
+                chosen = factor
+            elif chosen is not None:
+                fix(factor, "inside the blocks of an outer group of channels")
+        hidden |= {id(leaf) for factor in factors(part) if factor is not (chosen or factors(part)[0]) for leaf in leaves(factor)}
+        if chosen is not None and chosen.form == "+":
+            hidden |= _one_of_each_product(chosen)
+    return hidden
+
+
+def _fills(leaf: Axis, runs: list[tuple[Axis, Run]], axis: Axis) -> bool:
+    return sum(run[2] for other, run in runs if other is leaf) * leaf.size == axis.size
+
+
+def _count_macs(trace: Trace, classes: Mapping[int, _Class]) -> None:
+    """Adds to each class what the first of its channels that goes takes away from every product."""
+    known: dict[int, list[tuple[Axis, Run]]] = {}
+    for product in trace.tracer.products:
+        left: dict[int, list[float]] = {}
+        for axis in product.axes:
+            axis = find(axis)
+            if id(axis) not in known:
+                known[id(axis)] = layout(axis)
+            shares: dict[int, float] = {}
+            for leaf, run in known[id(axis)]:
+                shares[id(leaf)] = shares.get(id(leaf), 0) + run[2] / axis.size
+            for key, share in shares.items():
+                left.setdefault(key, []).append(1 - share)
+        for key, rest in left.items():
+            if key in classes:
+                classes[key].macs += product.macs * (1 - prod(rest))
+
+
+class _Namer:
+    """Gives each group a name of its own: its root layer's, if that is free."""
+
+    def __init__(self, model: nn.Module):
+        self._taken: set[str] = set()
+        self.modules = dict(model.named_modules())
+        self.tensors = dict(model.named_buffers()) | dict(model.named_parameters())
+        self.layers: dict[Source, list[str]] = {}
+        names = {id(tensor): name for name, tensor in self.tensors.items()}
+        for name, module in self.modules.items():
+            dim = output_axis(module)
+            weight = module._parameters.get("weight")
+            if dim is not None and weight is not None:
+                self.layers.setdefault((names[id(weight)], dim), []).append(name)
+
+    def name(self, entry: _Class) -> str:
+        """The root layer's name; with positions if others share its axis; the tensor's name if it is taken."""
+        source, whole = entry.roots[0]
+        tensor = source[0]
+        layer = self.layers.get(source, [tensor.rpartition(".")[0] or tensor])[0]
+        own = [m for m, s in zip(entry.members, entry.sources, strict=True) if s == source]
+        where = "" if whole else f"[{own[0].offset}:{own[0].end(entry.leaf.size)}]"
+        candidates = [f"{layer}{where}", f"{tensor}{where}", *(f"{tensor}{where}#{n}" for n in range(len(self._taken) + 1))]
+        chosen = next(name for name in candidates if name not in self._taken)
+        self._taken.add(chosen)
+        return chosen
+
+
+def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -> Group:
+    tracer = trace.tracer
+    used = list(zip(entry.members, entry.sources, strict=True))
+    holders = components.ordered({components.of(member.tensor) for member in entry.members})
+    makers = {components.of(name) for member, (name, dim) in used if (name, dim) in tracer.makes}
+    readers = {components.of(name) for member, (name, dim) in used if (name, dim) in tracer.reads}
+    fixed = entry.leaf.fixed or ("its only channel" if entry.leaf.size == 1 else "")
+    interface = fixed in trace.interface
+    coupling = len(holders) > 1 and not interface
+    return Group(
+        name=namer.name(entry),
+        channels=entry.leaf.size,
+        layers=tuple(_layers(entry, namer)),
+        members=tuple(entry.members),
+        fixed=fixed,
+        kind="interface" if interface else "coupling" if coupling else "intra",
+        subtype=subtype(makers, readers, entry.leaf.added) if coupling else "",
+        components=holders,
+        parameters=_parameters(entry, namer),
+        macs=round(entry.macs),
+        bound=COUPLING_BOUND if coupling else 1.0,
+    )
+
+
+def _layers(entry: _Class, namer: _Namer) -> Iterator[str]:
+    """Layers whose outputs are exactly the channels, one by one."""
+    names = {
+        name
+        for member, source in zip(entry.members, entry.sources, strict=True)
+        if (member.offset, member.block) == (0, 1) and namer.tensors[member.tensor].shape[member.dim] == entry.leaf.size
+        for name in namer.layers.get(source, ())
+    }
+    return (name for name in namer.modules if name in names)
+
+
+def _parameters(entry: _Class, namer: _Namer) -> int:
+    """Parameters that go with one channel."""
+    owned: dict[str, dict[int, int]] = {}
+    for member in entry.members:
+        axes = owned.setdefault(member.tensor, {})
+        axes[member.dim] = axes.get(member.dim, 0) + member.block
+    total = 0
+    for name, axes in owned.items():
+        if isinstance(tensor := namer.tensors[name], nn.Parameter):
+            left = prod(size - axes.get(dim, 0) for dim, size in enumerate(tensor.shape))
+            total += tensor.numel() - left
+    return total
