@@ -67,6 +67,18 @@ def test_layouts_and_take(layout: str) -> None:
         ops.take(there(case.x), torch.tensor([3, 0], device="cuda"))
 
 
+def test_take_all() -> None:
+    """More tensors than one launch takes."""
+    case = random_case()
+    rows, columns = torch.tensor([2, 0, 0]), torch.tensor([15, 3, 4])
+    cuts = [(laid_out(case.x, layout), rows, columns if i % 2 else None) for i in range(30) for layout in LAYOUTS]
+    there_too = [(there(x), r.cuda(), None if c is None else c.cuda()) for x, r, c in cuts]
+    for out, cut in zip(ops.take_all(there_too), cuts, strict=True):
+        assert torch.equal(out.cpu().view(torch.int16), ops.take(*cut).view(torch.int16))
+    with pytest.raises(ValueError, match=r"^take_all: rows: wanted indices in 0\.\.2, got 0\.\.3$"):
+        ops.take_all([(there(case.x), torch.tensor([3, 0], device="cuda"), None)])
+
+
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_information(correction: str) -> None:
     case = random_case()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from pyprune_fast.parallel import is_dtensor
 
 from .plan import Plan
 
@@ -16,6 +20,11 @@ class Place:
     module: nn.Module
     kind: str  # "_parameters" or "_buffers"
     name: str
+
+    def get(self) -> Tensor:
+        """The tensor that the module holds there."""
+        held: Tensor = getattr(self.module, self.kind)[self.name]
+        return held
 
     def put(self, tensor: Tensor) -> None:
         """Makes the module hold this tensor."""
@@ -41,12 +50,48 @@ def held_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[int, list[Pl
     return tensors, places
 
 
-def check_extents(where: str, tensors: dict[str, Tensor], plan: Plan) -> None:
-    """TypeError unless ``plan`` is a Plan; ValueError unless each of its tensors is there with the shape it had."""
+def check_extents(where: str, model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """TypeError unless ``plan`` is a Plan; ValueError unless each of its tensors is there, with the shape it had."""
     if not isinstance(plan, Plan):
         raise TypeError(f"{where}: plan: wanted a Plan, got {type(plan).__name__}")
     for name, extent in plan.extents.items():
         if name not in tensors:
-            raise ValueError(f"{where}: model: wanted a tensor named {name!r}, got none")
+            raise ValueError(f"{where}: model: wanted a tensor named {name!r}, got {_instead_of(model, name)}")
         if tuple(tensors[name].shape) != extent:
             raise ValueError(f"{where}: tensor {name!r}: wanted shape {extent}, got {tuple(tensors[name].shape)}")
+
+
+def _instead_of(model: nn.Module, name: str) -> str:
+    owner, _, last = name.rpartition(".")
+    try:
+        computed = isinstance(getattr(model.get_submodule(owner), last, None), Tensor)
+    except AttributeError:
+        computed = False
+    remedy = "prune.remove or parametrize.remove_parametrizations makes it plain again"
+    return f"one that is computed: parametrised, or under a pruning mask ({remedy})" if computed else "none"
+
+
+def check_cuttable(where: str, model: nn.Module, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """ValueError naming what cannot be cut in place: wrappers that hold parameters of their own, and unusual tensors."""
+    for module in model.modules():
+        kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), "")
+        if kind:
+            raise ValueError(f"{where}: model: wanted a model without {kind}, which {_WRAPPERS[kind]}")
+    for name in names:
+        tensor, module = tensors[name], model.get_submodule(name.rpartition(".")[0])
+        masked = name.endswith("_orig") and hasattr(module, f"{name.rpartition('.')[2].removesuffix('_orig')}_mask")
+        if masked or ".parametrizations." in f".{name}":
+            raise ValueError(f"{where}: tensor {name!r}: wanted a plain tensor, got one that another is computed from")
+        if not is_dtensor(tensor) and type(tensor) not in (nn.Parameter, Tensor):
+            raise ValueError(f"{where}: tensor {name!r}: wanted a plain tensor, got a {type(tensor).__name__}")
+        for what, x in (("it", tensor), ("its gradient", tensor.grad)):
+            if x is not None and x.layout is not torch.strided:
+                raise ValueError(f"{where}: tensor {name!r}: wanted {what} dense, got {x.layout}")
+
+
+_AVERAGES = "would go on averaging the uncut parameters: cut its .module, then wrap that anew"
+_WRAPPERS = {
+    "DistributedDataParallel": _AVERAGES,
+    "DataParallel": "puts its own names before the parameters': cut its .module",
+    "FullyShardedDataParallel": "holds parameters as one flat tensor: use fully_shard (FSDP2), or cut before wrapping",
+}
