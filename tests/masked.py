@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 Removed = tuple[str, int, Sequence[int]]
 
@@ -40,71 +42,85 @@ def masked_outputs(
     """The outputs of a copy whose removed channels are silent; ``bare`` lists those of norms and softmaxes without tensors."""
     twin = copy.deepcopy(model)
     tensors = dict(twin.named_parameters(remove_duplicate=False)) | dict(twin.named_buffers(remove_duplicate=False))
-    kept: dict[str, Tensor] = {}
+    kept: dict[int, Tensor] = {}
     for name, dim, indices in removed:
         at = torch.tensor(list(indices))
         tensors[name].data.index_fill_(dim, at, 0)
-        owner, _, kind = name.rpartition(".")
-        if kind == "weight" and (silent := _silent(twin.get_submodule(owner))):
-            kept.setdefault(owner, torch.ones(tensors[name].shape)).index_fill_(dim, at, 0)
-            twin.get_submodule(owner).forward = partial(silent, twin.get_submodule(owner), kept[owner])
+        kept.setdefault(id(tensors[name]), torch.ones(tensors[name].shape)).index_fill_(dim, at, 0)
+    for module in twin.modules():
+        # The RMSNorms of Hugging Face's transformers are classes of their own, which compute step by step.
+        if hasattr(module, "variance_epsilon") and id(module.weight) in kept:
+            module.forward = partial(_rms_norm_of_hub, module, kept[id(module.weight)])
     for name, indices in (bare or {}).items():
         module = twin.get_submodule(name)
-        module.forward = partial(_silent(module), module, indices)
-    fused = torch.backends.mha.get_fastpath_enabled()  # which reads the norms' weights and does not call them
+        module.forward = partial(_softmax if isinstance(module, nn.Softmax) else _bare_layer_norm, module, indices)
+    fused = torch.backends.mha.get_fastpath_enabled()  # which computes norms without calling them
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        return outputs(twin, inputs)
+        with _Aware(kept):
+            return outputs(twin, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _silent(module: nn.Module) -> Callable[..., Tensor] | None:
-    """The forward method that counts kept channels only, of a module that computes statistics over channels."""
-    table = {nn.LayerNorm: _layer_norm, nn.RMSNorm: _rms_norm, nn.GroupNorm: _group_norm, nn.Softmax: _softmax}
-    found = next((forward for kind, forward in table.items() if isinstance(module, kind)), None)
-    # The RMSNorms of Hugging Face's transformers are classes of their own, one for each model.
-    return _rms_norm if found is None and hasattr(module, "variance_epsilon") else found
+class _Aware(TorchFunctionMode):
+    """Norms whose weight lost channels take their statistics over the others."""
+
+    def __init__(self, kept: Mapping[int, Tensor]):
+        super().__init__()
+        self._kept = kept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        norm = {functional.layer_norm: _layer_norm, functional.rms_norm: _rms_norm, functional.group_norm: _group_norm}.get(
+            func
+        )
+        weight = args[2] if len(args) > 2 else kwargs.get("weight")
+        if norm is None or id(weight) not in self._kept:
+            return func(*args, **kwargs)
+        return norm(self._kept[id(weight)], *args, **kwargs)
 
 
-def _ones_but(kept: Any, shape: Sequence[int]) -> Tensor:
-    """Ones for kept channels, zeros for others: given as such, or made from a list of removed indices along the last axis."""
-    return kept if isinstance(kept, Tensor) else torch.ones(*shape).index_fill_(-1, torch.tensor(list(kept)), 0)
+def _affine(y: Tensor, weight: Any, bias: Any = None) -> Tensor:
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
-def _affine(module: nn.Module, y: Tensor) -> Tensor:
-    y = y if module.weight is None else y * module.weight
-    return y if getattr(module, "bias", None) is None else y + module.bias
-
-
-def _layer_norm(module: nn.LayerNorm, kept: Any, x: Tensor) -> Tensor:
-    kept = _ones_but(kept, module.normalized_shape)
+def _layer_norm(kept: Tensor, x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     dims = tuple(range(-kept.ndim, 0))
     centred = (x - (x * kept).sum(dims, keepdim=True) / kept.sum()) * kept
     variance = centred.square().sum(dims, keepdim=True) / kept.sum()
-    return _affine(module, centred / (variance + module.eps).sqrt()) * kept
+    return _affine(centred / (variance + eps).sqrt(), weight, bias) * kept
 
 
-def _rms_norm(module: Any, kept: Any, x: Tensor) -> Tensor:
-    kept = _ones_but(kept, getattr(module, "normalized_shape", x.shape[-1:]))
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None)) or torch.finfo(x.dtype).eps
+def _rms_norm(kept: Tensor, x: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
     square = (x * kept).square().sum(tuple(range(-kept.ndim, 0)), keepdim=True) / kept.sum()
-    return _affine(module, x * kept / (square + eps).sqrt())
+    return _affine(x * kept / (square + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt(), weight)
 
 
-def _group_norm(module: nn.GroupNorm, kept: Any, x: Tensor) -> Tensor:
-    kept = _ones_but(kept, (module.num_channels,))
-    sites = (1,) * (x.ndim - 2)
-    grouped = x.reshape(x.shape[0], module.num_groups, -1, *x.shape[2:])
-    weights = kept.reshape(1, module.num_groups, -1, *sites)
+def _group_norm(kept: Tensor, x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    weights = kept.reshape(1, groups, -1, *[1] * (x.ndim - 2)).expand(1, -1, -1, *x.shape[2:])
     dims = tuple(range(2, grouped.ndim))
-    count = weights.expand(1, -1, -1, *x.shape[2:]).sum(dims, keepdim=True).clamp(min=1)  # a whole group may be silent
+    count = weights.sum(dims, keepdim=True).clamp(min=1)  # a whole group may be silent
     centred = (grouped - (grouped * weights).sum(dims, keepdim=True) / count) * weights
     variance = centred.square().sum(dims, keepdim=True) / count
-    y = (centred / (variance + module.eps).sqrt()).reshape(x.shape)
-    return (_affine(module, y.movedim(1, -1)) * kept).movedim(-1, 1)
+    y = (centred / (variance + eps).sqrt()).reshape(x.shape).movedim(1, -1)
+    return (_affine(y, weight, bias) * kept).movedim(-1, 1)
 
 
-def _softmax(module: nn.Softmax, kept: Any, x: Tensor) -> Tensor:
-    kept = _ones_but(kept, (x.shape[module.dim],))
+def _rms_norm_of_hub(module: Any, kept: Tensor, x: Tensor) -> Tensor:
+    return _rms_norm(kept, x, kept.shape, module.weight, module.variance_epsilon)
+
+
+def _without(indices: Sequence[int], size: int) -> Tensor:
+    return torch.ones(size).index_fill_(0, torch.tensor(list(indices)), 0)
+
+
+def _bare_layer_norm(module: nn.LayerNorm, indices: Sequence[int], x: Tensor) -> Tensor:
+    return _layer_norm(_without(indices, x.shape[-1]), x, module.normalized_shape, eps=module.eps)
+
+
+def _softmax(module: nn.Softmax, indices: Sequence[int], x: Tensor) -> Tensor:
+    kept = _without(indices, x.shape[module.dim])
     return x.movedim(module.dim, -1).masked_fill(kept == 0, -torch.inf).softmax(-1).movedim(-1, module.dim)

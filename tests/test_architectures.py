@@ -46,7 +46,7 @@ WHOLE = {
     "gru": ["head.2"],
     "tied": [],
     "autoencoder": ["decoder.4"],
-    "told": ["reward.4", "policy.4", "Q1.4", "Q2.4"],
+    "told": ["reward.4", "policy.4", "Q1.5", "Q2.5"],
     "bert": ["classifier"],
     "gpt2": [],
     **{name: ["lm_head"] for name in ("llama_4_2", "llama_4_2_eager", "llama_8_8", "qwen3_4_2", "qwen3_8_8")},

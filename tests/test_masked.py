@@ -53,11 +53,25 @@ class HubRMSNorm(nn.Module):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
+class Doubled(nn.LayerNorm):
+    """A subclass with a forward method of its own, as timm's norms over images are."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 CHAINS = {
     "sigmoid": ((nn.Sigmoid(),), [*HIDDEN, ("2.weight", 1)], [1, 4], {}, {}),
     "layer norm": (
         (nn.LayerNorm(6), nn.Sigmoid()),
         [*HIDDEN, *AFFINE, ("3.weight", 1)],
+        [0, 5],
+        {"1__normalized_shape": (4,)},
+        {},
+    ),
+    "own forward": (
+        (Doubled(6),),
+        [*HIDDEN, *AFFINE, ("2.weight", 1)],
         [0, 5],
         {"1__normalized_shape": (4,)},
         {},
