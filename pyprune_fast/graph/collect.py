@@ -16,14 +16,25 @@ from .entries import Trace
 from .tracer import Source
 
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
+
+
 def output_axis(layer: nn.Module) -> int | None:
-    """The axis of a layer's weight that its output channels are; None for a layer whose outputs are not scored."""
+    """The axis of a layer's weight that its output channels are; None for a module whose outputs are not scored."""
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return 1 if layer.groups == 1 else 0
-    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+    if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear, *NORMS)):
         return 0
     return 1 if isinstance(layer, nn.Embedding) else None
 
+
+@dataclass(frozen=True)
+class _Root:
+    """An axis that a variable stands on."""
+
+    source: Source
+    made: bool  # by a contraction or a lookup: a layer's output
+    whole: bool  # whether the variable fills it
 
 
 @dataclass
@@ -33,7 +44,7 @@ class _Class:
     leaf: Axis
     members: list[Member] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)  # of each member
-    roots: list[tuple[Source, bool]] = field(default_factory=list)  # axes that it was made on; whether it fills them
+    roots: list[_Root] = field(default_factory=list)
     macs: float = 0.0
 
 
@@ -50,20 +61,27 @@ def collect(trace: Trace, components: Components) -> list[Group]:
                 entry = classes.setdefault(id(leaf), _Class(leaf))
                 entry.members.append(Member(name, dim, *run))
                 entry.sources.append((name, dim))
-                if (name, dim) in trace.tracer.makes and id(leaf) not in hidden[name, dim]:
-                    entry.roots.append(((name, dim), _fills(leaf, runs, axis)))
+                if id(leaf) not in hidden[name, dim]:
+                    made = (name, dim) in trace.tracer.makes
+                    entry.roots.append(_Root((name, dim), made, _fills(leaf, runs, axis)))
     _count_macs(trace, classes)
     namer = _Namer(trace.model)
-    found = [_group(trace, entry, components, namer) for entry in _listed(classes, order)]
-    return found
+    return [_group(trace, entry, components, namer) for entry in _listed(classes, order, namer)]
 
 
-def _listed(classes: Mapping[int, _Class], order: Mapping[str, int]) -> list[_Class]:
-    """Classes that some layer makes, by the place of that layer: the first one whose whole output it is, if there is one."""
-    made = [entry for entry in classes.values() if entry.roots]
-    for entry in made:
-        entry.roots.sort(key=lambda root: (not root[1], order[root[0][0]]))
-    return sorted(made, key=lambda entry: (order[entry.roots[0][0][0]], entry.members[0].offset))
+def _listed(classes: Mapping[int, _Class], order: Mapping[str, int], namer: _Namer) -> list[_Class]:
+    """Classes that some layer makes, by the place of that layer: the first one whose whole output it is, if there is one.
+
+    Where the weight is computed, all that is left of such a layer is its bias.
+    """
+    found = []
+    for entry in classes.values():
+        made = [root for root in entry.roots if root.made]
+        entry.roots = made or [root for root in entry.roots if root.whole and namer.is_layers_vector(root.source)]
+        entry.roots.sort(key=lambda root: (not root.whole, order[root.source[0]]))
+        if entry.roots:
+            found.append(entry)
+    return sorted(found, key=lambda entry: (order[entry.roots[0].source[0]], entry.members[0].offset))
 
 
 def _tensor_order(model: nn.Module) -> dict[str, int]:
@@ -138,9 +156,14 @@ class _Namer:
             if dim is not None and weight is not None:
                 self.layers.setdefault((names[id(weight)], dim), []).append(name)
 
+    def is_layers_vector(self, source: Source) -> bool:
+        """Tells whether this is the bias or scale of a layer whose outputs can be scored."""
+        layer = self.modules[source[0].rpartition(".")[0]]
+        return self.tensors[source[0]].ndim == 1 and output_axis(layer) is not None
+
     def name(self, entry: _Class) -> str:
         """The root layer's name; with positions if others share its axis; the tensor's name if it is taken."""
-        source, whole = entry.roots[0]
+        source, whole = entry.roots[0].source, entry.roots[0].whole
         tensor = source[0]
         layer = self.layers.get(source, [tensor.rpartition(".")[0] or tensor])[0]
         own = [m for m, s in zip(entry.members, entry.sources, strict=True) if s == source]

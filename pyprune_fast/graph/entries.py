@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .axes import Axis, constant, fix
 from .copies import arguments, copy_model, meta_copy, on_meta, tensors_in
 from .rules import rule_of
 from .tracer import Tracer, tensors
+from .values import Values, give_values
 
 End = tuple[str, Literal["input", "output"], int]
 
@@ -116,7 +120,7 @@ def run_entries(model: nn.Module, entries: Mapping[str, EntryPoint], ties: Itera
     ties = list(ties)
     try:
         return _run(meta_copy(model), entries, ties, meta=True)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+    except RuntimeError:  # NotImplementedError is one too
         if any(p.device.type == "meta" for p in model.parameters()):
             raise
     return _run(copy_model(model, lambda name, tensor: tensor.detach()), entries, ties, meta=False)
@@ -129,11 +133,10 @@ def _run(copy: nn.Module, entries: Mapping[str, EntryPoint], ties: Sequence[Tie]
     for name, point in entries.items():
         whose = "the model's" if list(entries) == ["forward"] else f"entry point {name!r}'s"
         run.interface |= {f"{whose} input", f"{whose} output"}
-        args = arguments(point.inputs)
-        args = on_meta(args) if meta else torch.utils._pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), args)
+        args = inputs_of(point, meta)
         run.inputs[name] = [_label_input(tracer, x, f"{whose} input", (name, "input", i) in tied) for i, x in enumerate(tensors(args))]
         tracer.examples = next((x.shape[0] for x in tensors(args) if x.ndim), 1)
-        with torch.no_grad(), torch.device("meta" if meta else "cpu"), tracer.calls(), tracer:
+        with without_numbers(meta), tracer.calls(), tracer:
             out = point.run(copy, args)
         run.outputs[name] = [tracer.axes(x) for x in tensors_in(out)]
         for number, axes in enumerate(run.outputs[name]):
@@ -142,6 +145,27 @@ def _run(copy: nn.Module, entries: Mapping[str, EntryPoint], ties: Sequence[Tie]
     for tie in ties:
         _tie(run, tie)
     return run
+
+
+def inputs_of(point: EntryPoint, meta: bool) -> Any:
+    """Copies of an entry point's (positional, keyword) inputs, without numbers or with them."""
+    args = arguments(point.inputs)
+    if not meta:
+        return pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), args)
+    bare = on_meta(args)
+    give_values(bare, args)
+    return bare
+
+
+@contextmanager
+def without_numbers(meta: bool) -> Iterator[None]:
+    """Runs what follows without gradients and warnings; on the meta device, if it is to."""
+    with torch.no_grad(), warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        if meta:
+            stack.enter_context(torch.device("meta"))  # for tensors that the forward method itself makes
+            stack.enter_context(Values())
+        yield
 
 
 def _label_input(tracer: Tracer, x: Tensor, why: str, tied: bool) -> list[Axis]:

@@ -47,7 +47,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 @rule(
     "clone", "detach", "alias", "_to_copy", "lift_fresh", "lift_fresh_copy", "lift", "contiguous", "copy_", "masked_fill",
     "masked_fill_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "fill_", "zero_",
-    "_prelu_kernel", "bernoulli", "native_dropout", "_conj", "view_as_real_copy", "where", "fill", "copy",
+    "_prelu_kernel", "bernoulli", "native_dropout", "_conj", "where", "fill", "copy", "hardswish", "hardswish_", "polar", "complex",
+    "rsub", "conj_physical", "resolve_conj", "resolve_neg", "dropout", "real", "imag",
 )  # fmt: skip
 def pointwise(t: Tracer, func: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     """Axes from the right, broadcast; equal positions are the same channels."""
@@ -195,6 +196,8 @@ def _grouped(t: Tracer, func: Any, x: Tensor, weight: Tensor, groups: int, trans
 def attention(t: Tracer, func: Any, out: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> None:
     """(N, heads, tokens, width) each."""
     a, b, c = (t.axes(x) for x in (q, k, v))
+    shared = constant(q.shape[1] // k.shape[1], f"{t.place(func)}: query heads that share a key")
+    b, c = ([x[0], product([x[1], shared]), *x[2:]] for x in (b, c))
     batch, heads = (t.unify(func, t.unify(func, a[dim], b[dim]), c[dim]) for dim in (0, 1))
     t.contract(func, (q, 3), (k, 3))
     t.unify(func, b[2], c[2])

@@ -146,6 +146,17 @@ def irregular(t: Tracer, func: Any, out: Tensor, x: Tensor, *args: Any, **kwargs
     t.label(out, *t.labels(x))
 
 
+@rule("view_as_complex", "view_as_real")
+def as_complex(t: Tracer, func: Any, out: Tensor, x: Tensor) -> None:
+    """Pairs of positions of the last axis as one number, or the other way."""
+    labels = t.labels(x)
+    if x.is_complex():
+        t.label(out, [*labels.axes, constant(2, t.place(func))], [*labels.sources, None])
+    else:
+        t.fix(func, labels.axes[-1], "real and imaginary parts")
+        t.label(out, labels.axes[:-1], labels.sources[:-1])
+
+
 # --- parts of an axis ---
 
 

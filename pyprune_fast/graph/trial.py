@@ -1,13 +1,12 @@
 """Proofs that groups can be cut: the cut model runs, and computes what the masked model computes.
 
 Labels tell what belongs together; they cannot tell whether the model's code follows a cut, as where a width stands written
-in a forward method. So all groups are cut by about half on a copy, and all entry points run on it.
+in a forward method. So all groups are cut by some on a copy, and all entry points run on it.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,8 +19,8 @@ from torch.utils import _pytree as pytree
 from pyprune_fast.slicing import Group, Member, Plan, apply
 
 from .axes import Axis, layout
-from .copies import arguments, copy_model, meta_copy, on_meta, tensors_in
-from .entries import EntryPoint, Tie, Trace, read_entries, run_entries
+from .copies import copy_model, meta_copy, tensors_in
+from .entries import EntryPoint, Tie, Trace, inputs_of, read_entries, run_entries, without_numbers
 from .masked import MaskedModel, variable
 
 Failure = Callable[[Sequence[Group]], str]
@@ -77,53 +76,52 @@ class Trial:
         generator = torch.Generator().manual_seed(0)
         return copy_model(self._model, lambda name, tensor: _randomised(name, tensor, generator))
 
-    def shapes_differ(self, groups: Sequence[Group]) -> str:
-        """Cuts about half of each group's channels; tells why the outputs are not of the shapes that remain."""
-        got, why = self._cut(self._bare, groups, lambda x: tuple(x.shape), meta=self._trace.meta)
-        gone = self._gone(groups)
+    def shapes_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+        """Cuts some of each group's channels; tells why the outputs are not of the shapes that remain."""
+        got, why = self._cut(self._bare, groups, seed, lambda x: tuple(x.shape), meta=self._trace.meta)
+        gone = self._gone(groups, seed)
         wanted = {
             name: [tuple(len(_kept(axis, gone)) for axis in axes) for axes in outputs]
             for name, outputs in self._trace.outputs.items()
         }
         return why or ("" if got == wanted else "cutting it would change more than its own channels of an output")
 
-    def values_differ(self, groups: Sequence[Group]) -> str:
-        """Cuts about half of each group's channels; tells why the result is not the masked model's."""
-        gone = self._gone(groups)
+    def values_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+        """Cuts some of each group's channels; tells why the result is not the masked model's."""
+        gone = self._gone(groups, seed)
         device = next(iter(self._devices))
         masks = {group.name: torch.ones(group.channels, device=device) for group in groups}
-        for name, channels in _halves(groups).items():
+        for name, channels in _some(groups, seed).items():
             masks[name][list(channels)] = 0
         masked = MaskedModel.of(self._lively, groups, self._entries, self._trace)
         wanted: dict[str, list[Tensor]] = {}
         for name, axes in self._trace.outputs.items():
             found = self._seeded(partial(masked.run, masks, name))
             wanted[name] = [_narrow(x, own, gone) for x, own in zip(found, axes, strict=True)]
-        got, why = self._cut(self._lively, groups, Tensor.clone, meta=False)
+        got, why = self._cut(self._lively, groups, seed, Tensor.clone, meta=False)
         if why:
             return why
         pairs = [pair for name in wanted for pair in zip(got[name], wanted[name], strict=True)]
         return "" if all(_close(*pair) for pair in pairs) else "cutting it would change what the remaining channels compute"
 
-    def _gone(self, groups: Sequence[Group]) -> Gone:
-        cut = _halves(groups)
+    def _gone(self, groups: Sequence[Group], seed: int) -> Gone:
+        cut = _some(groups, seed)
         return {id(variable(self._trace, group)): cut[group.name] for group in groups}
 
     def _cut(
-        self, copy: nn.Module, groups: Sequence[Group], read: Callable[[Tensor], Any], meta: bool
+        self, copy: nn.Module, groups: Sequence[Group], seed: int, read: Callable[[Tensor], Any], meta: bool
     ) -> tuple[dict[str, list[Any]], str]:
         """Runs all entry points on the cut copy: what is read of their outputs, and why they do not run."""
-        gone = self._gone(groups)
+        gone = self._gone(groups, seed)
         try:
-            cut = apply(copy, Plan.of(copy, groups, _halves(groups)))
+            cut = apply(copy, Plan.of(copy, groups, _some(groups, seed)))
         except ValueError as error:
             return {}, f"it cannot be cut: {_first_line(error)}"
         got: dict[str, list[Any]] = {}
         try:
             for name, point in self._entries.items():
-                inputs = arguments(point.inputs)
-                inputs = _narrowed(on_meta(inputs) if meta else inputs, self._trace.inputs[name], gone)
-                with torch.device("meta") if meta else torch.device(next(iter(self._devices))):
+                inputs = _narrowed(inputs_of(point, meta), self._trace.inputs[name], gone)
+                with without_numbers(meta):
                     got[name] = [read(x) for x in self._seeded(partial(point.run, copy, inputs))]
         except Exception as error:  # any error of any forward method means: not like this
             return {}, f"the model does not run when this is cut: {_first_line(error)}"
@@ -133,8 +131,7 @@ class Trial:
 
     def _seeded(self, call: Callable[[], Any]) -> list[Tensor]:
         cuda = [device for device in self._devices if device.type == "cuda"]
-        with torch.no_grad(), torch.random.fork_rng(cuda), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_numbers(False), torch.random.fork_rng(cuda):
             torch.manual_seed(0)
             return list(tensors_in(call()))
 
@@ -142,7 +139,7 @@ class Trial:
 def verify(model: nn.Module, groups: Sequence[Group], inputs: Any, *, ties: Iterable[Tie] = ()) -> list[Group]:
     """Proves groups by numbers: on a copy with random weights, the cut model equals the masked model.
 
-    All prunable groups are cut by about half at once; on failure, by halves, down to those at fault.
+    All prunable groups are cut by some at once; on failure, by halves, down to those at fault.
 
     Args:
         model: The model, with numbers (not on the meta device); it is only read.
@@ -169,11 +166,17 @@ def verify(model: nn.Module, groups: Sequence[Group], inputs: Any, *, ties: Iter
     return settle(groups, Trial(model, entries, run_entries(model, entries, ties)).values_differ)
 
 
-def _halves(groups: Sequence[Group]) -> dict[str, tuple[int, ...]]:
-    """About half of each group's channels, at random by a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
-    chosen = {group.name: torch.randperm(group.channels, generator=generator)[: group.channels // 2] for group in groups}
-    return {name: tuple(sorted(channels.tolist())) for name, channels in chosen.items()}
+def _some(groups: Sequence[Group], seed: int = 0) -> dict[str, tuple[int, ...]]:
+    """Some of each group's channels by a seed: between one and all but one.
+
+    Not the same share of each: where two groups have to shrink together, equal shares would hide it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = {}
+    for group in groups:
+        count = int(torch.randint(1, group.channels, (), generator=generator))
+        chosen[group.name] = tuple(sorted(torch.randperm(group.channels, generator=generator)[:count].tolist()))
+    return chosen
 
 
 def _kept(axis: Axis, gone: Gone) -> Tensor:

@@ -26,11 +26,11 @@ def _bilinear(layer: Any, shapes: Shapes) -> dict[str, Any]:
 
 def _conv(layer: Any, shapes: Shapes) -> dict[str, Any]:
     rows, columns = shapes["weight"][:2]
-    if layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels:
-        return {"in_channels": rows, "out_channels": rows, "groups": rows}
-    if layer.transposed:
-        return {"in_channels": rows, "out_channels": columns * layer.groups}
-    return {"in_channels": columns * layer.groups, "out_channels": rows}
+    # Whole groups go: each keeps its filters and its inputs. A layer with one group has as many rows as its weight.
+    own = (layer.in_channels if layer.transposed else layer.out_channels) // layer.groups
+    groups = rows // own if layer.groups > 1 else 1
+    inside, outside = (rows, columns * groups) if layer.transposed else (columns * groups, rows)
+    return {"in_channels": inside, "out_channels": outside, "groups": groups}
 
 
 def _batch_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def _group_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
     if "weight" not in shapes:
         return {}
     (width,) = shapes["weight"]
-    per_channel = layer.num_groups == layer.num_channels
-    return {"num_channels": width, "num_groups": width if per_channel else layer.num_groups}
+    # Whole groups go, so that the others keep their statistics.
+    return {"num_channels": width, "num_groups": width // (layer.num_channels // layer.num_groups)}
 
 
 def _layer_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
