@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .compensation import Compensation
-from .kept import take_axes
 from .plan import Plan
 from .record import Recorder
 from .record import undo as restore
+from .sharded import follow, settle, take_tensors
 from .surgery import (
     Held,
     Operation,
@@ -88,9 +88,11 @@ class Cut:
         elif self._before is None:
             raise RuntimeError("Cut.undo: wanted a cut made with undo=True or a path, got one with undo=False")
         else:
+            settle(self.model)
             for before in self._before:
                 _restore(before, operation.states)
             set_widths(operation.before)
+            follow(self.model)
         self._before, self._stands = None, False
 
     @torch.no_grad()
@@ -127,8 +129,9 @@ def apply(
 
     Args:
         model: The model that the plan was made for, on any device, meta included. Tied tensors stay tied;
-            requires_grad, gradients (cut too), persistence of buffers, hooks and memory format are kept. The module inside
-            DistributedDataParallel is cut before it is wrapped, or cut and wrapped anew.
+            requires_grad, gradients (cut too), persistence of buffers, hooks and memory format are kept. Sharded by FSDP2 or as
+            DTensors, all ranks call this with one plan: each cuts its shard, and FSDP2 goes on with the cut parameters. The
+            module inside DistributedDataParallel is cut before it is wrapped, or cut and wrapped anew.
         plan: What to remove.
         compensation: New values for the layers that read the removed channels, as `compensate` found them for this plan and
             the model as it is now. Undone with the cut.
@@ -166,6 +169,7 @@ def apply(
     path = None if isinstance(undo, bool) else undo
     if low_memory and undo is True:
         raise ValueError("apply: undo: wanted False or a path with low_memory, got True, which keeps the uncut tensors")
+    settle(model)
     operation = operate(model, plan, compensation, optimizer)
     if low_memory:
         before = None
@@ -173,6 +177,7 @@ def apply(
     else:
         before = _exchange_at_once(operation, path, keep=undo is True)
     set_widths(operation.after)
+    follow(model)
     return Cut(operation, before, path)
 
 
@@ -211,7 +216,7 @@ def _exchange_part_by_part(held: Held, states: States, recorder: Recorder | None
 
     def cut(key: str, x: Tensor) -> Tensor:
         value = held.value if key == "value" and held.value is not None else x
-        new = take_axes([(value, axes[key])])[0] if axes[key] else value.detach().clone()
+        new = take_tensors([(value, axes[key])])[0] if axes[key] else value.detach().clone()
         if recorder is not None:
             recorder.add(held, {key: x}, {key: new})
         return new

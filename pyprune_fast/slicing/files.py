@@ -37,7 +37,7 @@ class TensorFile:
         # Wide elements first: every tensor is aligned.
         for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
             if dtype not in _NAMES:
-                raise ValueError(f"tensor {name!r}: wanted a dtype that safetensors knows, got {dtype}")
+                raise ValueError(f"TensorFile: tensor {name!r}: wanted a dtype that safetensors knows, got {dtype}")
             start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
             header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
             self._offsets[name] = start

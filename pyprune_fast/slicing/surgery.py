@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyprune_fast._checks import describe
+from pyprune_fast.parallel import is_dtensor
 
 from .attributes import derive, has_widths
 from .compensation import Compensation
-from .kept import Axes, cut_shape, kept_axes, take_axes
+from .kept import Axes, cut_shape, kept_axes
 from .places import Place, check_cuttable, check_extents, held_tensors
 from .plan import Plan
+from .sharded import check_placements, take_tensors
 
 Parts = dict[str, Tensor]
 Widths = list[tuple[nn.Module, dict[str, Any]]]
@@ -123,7 +125,11 @@ def _check_states(held: Held, states: States) -> None:
         for key, entry in (state or {}).items():
             if isinstance(entry, list | tuple | dict | set):
                 raise ValueError(f"apply: optimizer: state {key!r} of {held.name!r}: wanted a tensor, got {describe(entry)}")
-    axes_of(held, parts_of(held, states))  # raises for a shape that no rule covers
+    parts = parts_of(held, states)
+    axes_of(held, parts)  # raises for a shape that no rule covers
+    for x in parts.values():
+        if is_dtensor(x):
+            check_placements("apply", held.name, x)
 
 
 def held_of(
@@ -182,7 +188,7 @@ def cut_parts(several: Sequence[tuple[Held, Parts]]) -> list[dict[str, Tensor]]:
         if not axes:
             new[i][key] = x.detach().clone()
     cut = [job for job in jobs if job[3]]
-    for (i, key, _, _), out in zip(cut, take_axes([(x, axes) for _, _, x, axes in cut]), strict=True):
+    for (i, key, _, _), out in zip(cut, take_tensors([(x, axes) for _, _, x, axes in cut]), strict=True):
         new[i][key] = out
     return new
 
@@ -250,8 +256,8 @@ def _values(tensors: Mapping[str, Tensor], plan: Plan, compensation: Compensatio
     if compensation.plan != plan:
         raise ValueError("apply: compensation: wanted one for this plan, got one for another")
     for name, value in compensation.tensors.items():
-        if name not in tensors:
-            raise ValueError(f"apply: compensation: wanted tensors of the model, got {name!r}")
+        if name not in tensors or is_dtensor(tensors[name]):
+            raise ValueError(f"apply: compensation: wanted tensors of the model, whole on this rank, got {name!r}")
         wanted, got = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensors[name], value))
         if wanted != got:
             raise ValueError(f"apply: compensation: tensor {name!r}: wanted {wanted} as in the model, got {got}")
