@@ -8,8 +8,8 @@ where the cut axis is the one that it sums over, count the kept channels only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -39,28 +39,42 @@ def tensors_in(value: Any) -> list[Tensor]:
 def masked_outputs(
     model: nn.Module, inputs: Any, removed: Iterable[Removed], bare: Mapping[str, Sequence[int]] | None = None
 ) -> list[Tensor]:
-    """The outputs of a copy whose removed channels are silent; ``bare`` lists those of norms and softmaxes without tensors."""
-    twin = copy.deepcopy(model)
-    tensors = dict(twin.named_parameters(remove_duplicate=False)) | dict(twin.named_buffers(remove_duplicate=False))
+    """The outputs while removed channels are silent; ``bare`` lists those of norms and softmaxes without tensors.
+
+    The model is changed for the time of its run, and then put back bit for bit.
+    """
+    with ExitStack() as stack:
+        kept = _silence(stack, model, removed)
+        for module in model.modules():
+            # The RMSNorms of Hugging Face's transformers are classes of their own, which compute step by step.
+            if hasattr(module, "variance_epsilon") and id(module.weight) in kept:
+                _replace(stack, module, partial(_rms_norm_of_hub, module, kept[id(module.weight)]))
+        for name, indices in (bare or {}).items():
+            module = model.get_submodule(name)
+            _replace(stack, module, partial(_softmax if isinstance(module, nn.Softmax) else _bare_layer_norm, module, indices))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)  # it computes norms without calling them
+        stack.enter_context(_Aware(kept))
+        return outputs(model, inputs)
+
+
+def _silence(stack: ExitStack, model: nn.Module, removed: Iterable[Removed]) -> dict[int, Tensor]:
+    """Zeroes removed positions; returns, by the tensors' identities, ones where something is kept."""
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     kept: dict[int, Tensor] = {}
     for name, dim, indices in removed:
-        at = torch.tensor(list(indices))
-        tensors[name].data.index_fill_(dim, at, 0)
-        kept.setdefault(id(tensors[name]), torch.ones(tensors[name].shape)).index_fill_(dim, at, 0)
-    for module in twin.modules():
-        # The RMSNorms of Hugging Face's transformers are classes of their own, which compute step by step.
-        if hasattr(module, "variance_epsilon") and id(module.weight) in kept:
-            module.forward = partial(_rms_norm_of_hub, module, kept[id(module.weight)])
-    for name, indices in (bare or {}).items():
-        module = twin.get_submodule(name)
-        module.forward = partial(_softmax if isinstance(module, nn.Softmax) else _bare_layer_norm, module, indices)
-    fused = torch.backends.mha.get_fastpath_enabled()  # which computes norms without calling them
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with _Aware(kept):
-            return outputs(twin, inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        data, at = tensors[name].data, torch.tensor(list(indices))
+        if id(tensors[name]) not in kept:
+            kept[id(tensors[name])] = torch.ones(data.shape)
+            stack.callback(data.copy_, data.clone())
+        data.index_fill_(dim, at, 0)
+        kept[id(tensors[name])].index_fill_(dim, at, 0)
+    return kept
+
+
+def _replace(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    module.forward = forward
+    stack.callback(delattr, module, "forward")
 
 
 class _Aware(TorchFunctionMode):

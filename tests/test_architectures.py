@@ -98,9 +98,15 @@ CHANNELS = {
 
 @cache
 def found(name):
-    """The network, its input and its groups; tests work on copies."""
+    """The network, its input and its groups; it stays as it is."""
     model, inputs = ALL[name]()
     return model, inputs, find_groups(model, inputs)
+
+
+def fresh(name):
+    """The same, with a copy of the network that may be cut."""
+    model, inputs, groups = found(name)
+    return copy.deepcopy(model), inputs, groups
 
 
 def prunable(name):
@@ -153,14 +159,13 @@ def same(one, other):
     return widths == wanted and list(tensors) == list(others) and all(torch.equal(tensors[k], others[k]) for k in others)
 
 
-def check(name, groups, remove):
+def check(model, inputs, groups, remove):
     """Cuts, compares with the masked model, takes back, compares with the model that was; how much the outputs changed."""
-    model, inputs, _ = found(name)
-    model = copy.deepcopy(model)
     dense, before = outputs(model, inputs), state(model)
     wanted = masked_outputs(model, inputs, removed(groups, remove))
+    parameters = sum(p.numel() for p in model.parameters())
     cut = apply(model, Plan.of(model, groups, remove))
-    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in found(name)[0].parameters())
+    assert sum(p.numel() for p in model.parameters()) < parameters
     for got, want in zip(outputs(model, inputs), wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     cut.undo()
@@ -171,25 +176,27 @@ def check(name, groups, remove):
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_group_cut_equals_masked_and_is_undone(name):
+    model, inputs, _ = fresh(name)
     assert prunable(name)
     for group in prunable(name):
         if group.channels > 1:
             part = some(name, group)
             rest = sorted({*range(group.channels)} - {*part})
             # One of the parts may be dead by its activation; if both were, nothing would have been compared.
-            assert max(check(name, [group], {group.name: chosen}) for chosen in (part, rest)) > 1e-4, group.name
+            assert max(check(model, inputs, [group], {group.name: chosen}) for chosen in (part, rest)) > 1e-4, group.name
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_all_groups_at_once(name):
+    model, inputs, _ = fresh(name)
     groups = prunable(name)
-    assert check(name, groups, {group.name: some(name, group) for group in groups if group.channels > 1}) > 1e-2
+    assert check(model, inputs, groups, {group.name: some(name, group) for group in groups if group.channels > 1}) > 1e-2
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_cut_model_is_loaded_from_its_file_and_undone_from_its_file(name, tmp_path):
-    model, inputs, _ = found(name)
-    model, groups = copy.deepcopy(model), prunable(name)
+    model, inputs, _ = fresh(name)
+    groups = prunable(name)
     dense, before = outputs(model, inputs), state(model)
     plan = Plan.of(model, groups, {group.name: some(name, group) for group in groups if group.channels > 1})
     apply(model, plan, undo=tmp_path / "removed")
@@ -220,9 +227,10 @@ def test_a_wrong_member_would_show(name, member, others):
     right = next(group for group in prunable(name) if member in group.members)
     wrong = replace(right, members=tuple(m for m in right.members if m != member) + tuple(others))
     remove = {right.name: [0, 2, 3]}
-    check(name, [right], remove)
+    model, inputs, _ = fresh(name)
+    check(model, inputs, [right], remove)
     with pytest.raises(AssertionError, match="not close"):
-        check(name, [wrong], remove)
+        check(model, inputs, [wrong], remove)
 
 
 def owned(groups):
