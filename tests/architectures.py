@@ -21,9 +21,8 @@ from sequence_nets import (
     TorchEncoder,
     ViT,
     bert,
+    decoder,
     gpt2,
-    llama,
-    qwen3,
 )
 from torch import Tensor, nn
 from unusual_nets import Competing, ConvNeXt, Gated, Shuffle, SpatialAttention, Swin, googlenet
@@ -82,12 +81,15 @@ NETS = {
     "told": (TOLD, lambda: torch.randn(3, 5)),
     "bert": (bert, tokens(40)),
     "gpt2": (gpt2, tokens(40)),
-    "llama_4_2": (lambda: llama(4, 2), tokens(40)),
-    "llama_4_2_eager": (lambda: llama(4, 2, attn_implementation="eager"), tokens(40)),
-    "llama_8_2": (lambda: llama(8, 2, tie_word_embeddings=True), tokens(40)),
-    "llama_8_8": (lambda: llama(8, 8), tokens(40)),
-    "qwen3_4_2": (lambda: qwen3(4, 2), tokens(40)),
-    "qwen3_8_8": (lambda: qwen3(8, 8), tokens(40)),
+    "llama_4_2": (partial(decoder, "Llama", 4, 2), tokens(40)),
+    "llama_4_2_eager": (partial(decoder, "Llama", 4, 2, attn_implementation="eager"), tokens(40)),
+    "llama_8_2": (partial(decoder, "Llama", 8, 2, tie_word_embeddings=True), tokens(40)),
+    "llama_8_8": (partial(decoder, "Llama", 8, 8), tokens(40)),
+    "qwen3_4_2": (partial(decoder, "Qwen3", 4, 2), tokens(40)),
+    "qwen3_8_8": (partial(decoder, "Qwen3", 8, 8), tokens(40)),
+    "gemma2": (partial(decoder, "Gemma2", 4, 2), tokens(40)),
+    "phi3": (partial(decoder, "Phi3", 4, 2), tokens(40)),
+    "gpt_neox": (partial(decoder, "GPTNeoX", 4, 4), tokens(40)),
     "t5": (T5, tokens(40)),
     "convnext": (ConvNeXt, image(16)),
     "shufflenet": (Shuffle, image(8)),
@@ -120,7 +122,7 @@ def enliven(model: nn.Module) -> None:
         owner, _, kind = name.rpartition(".")
         if parameter.ndim > 1:
             summed = "weight" in kind and not isinstance(model.get_submodule(owner), nn.Embedding)
-            parameter.normal_(0, parameter[0].numel() ** -0.5 if summed else 0.5)
+            parameter.normal_(0, parameter[0].numel() ** -0.5 if summed else 0.3)
         elif "bias" in kind:
             parameter.uniform_(-0.1, 0.5)
         else:

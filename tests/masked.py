@@ -46,9 +46,8 @@ def masked_outputs(
     with ExitStack() as stack:
         kept = _silence(stack, model, removed)
         for module in model.modules():
-            # The RMSNorms of Hugging Face's transformers are classes of their own, which compute step by step.
-            if hasattr(module, "variance_epsilon") and id(module.weight) in kept:
-                _replace(stack, module, partial(_rms_norm_of_hub, module, kept[id(module.weight)]))
+            if _is_other_rms_norm(module) and id(module.weight) in kept:
+                _replace(stack, module, partial(_other_rms_norm, module.forward, kept[id(module.weight)]))
         for name, indices in (bare or {}).items():
             module = model.get_submodule(name)
             _replace(stack, module, partial(_softmax if isinstance(module, nn.Softmax) else _bare_layer_norm, module, indices))
@@ -123,8 +122,15 @@ def _group_norm(kept: Tensor, x: Tensor, groups: int, weight: Any = None, bias: 
     return (_affine(y, weight, bias) * kept).movedim(-1, 1)
 
 
-def _rms_norm_of_hub(module: Any, kept: Tensor, x: Tensor) -> Tensor:
-    return _rms_norm(kept, x, kept.shape, module.weight, module.variance_epsilon)
+def _is_other_rms_norm(module: nn.Module) -> bool:
+    named = type(module).__name__.endswith("RMSNorm") or hasattr(module, "variance_epsilon")  # T5 calls its own a LayerNorm
+    return named and not isinstance(module, nn.RMSNorm)
+
+
+def _other_rms_norm(forward: Callable[[Tensor], Tensor], kept: Tensor, x: Tensor) -> Tensor:
+    """One that computes step by step: what it divides by is scaled, and its result scaled back."""
+    scale = (kept.numel() / kept.sum()).sqrt()
+    return forward(x * kept * scale) / scale
 
 
 def _without(indices: Sequence[int], size: int) -> Tensor:

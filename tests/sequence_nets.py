@@ -210,22 +210,15 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, use_cache=False))
 
 
-def _decoder(heads, kv_heads, **options):
+def decoder(family, heads, kv_heads, **options):
+    """A causal language model of a family that shares keys and values among query heads."""
+    import transformers
+
     sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 6}
-    tokens = {"max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2}
-    return {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "use_cache": False, **sizes, **tokens, **options}
-
-
-def llama(heads, kv_heads, **options):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**_decoder(heads, kv_heads, **options)))
-
-
-def qwen3(heads, kv_heads, **options):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    return Qwen3ForCausalLM(Qwen3Config(**_decoder(heads, kv_heads, **options)))
+    sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": 16}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{family}Config")(**sizes, **tokens, use_cache=False, **options)
+    return getattr(transformers, f"{family}ForCausalLM")(config)
 
 
 class T5(nn.Module):

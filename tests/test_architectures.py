@@ -51,6 +51,9 @@ WHOLE = {
     "gpt2": [],
     **{name: ["lm_head"] for name in ("llama_4_2", "llama_4_2_eager", "llama_8_8", "qwen3_4_2", "qwen3_8_8")},
     "llama_8_2": [],
+    "gemma2": [],
+    "phi3": ["lm_head", "*qkv_proj"],  # cut in three by widths from its configuration
+    "gpt_neox": ["lm_head"],
     "t5": ["head"],
     "convnext": ["head"],
     # Halves of the channels, interleaved with each other: no single channel can go.
@@ -88,6 +91,9 @@ CHANNELS = {
         }
         for name, kv in (("llama_4_2", 2), ("llama_8_2", 2), ("llama_8_8", 8), ("qwen3_4_2", 2), ("qwen3_8_8", 8))
     },
+    "gemma2": {("model.layers.1.self_attn.k_proj.weight", 0): 2, ("model.layers.0.mlp.up_proj.weight", 0): 32},
+    "phi3": {("model.layers.0.mlp.gate_up_proj.weight", 0): 32, ("model.embed_tokens.weight", 1): 24},
+    "gpt_neox": {("gpt_neox.layers.0.attention.query_key_value.weight", 0): 4, ("gpt_neox.embed_in.weight", 1): 24},
     "lstm": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
     "gru": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
     "tied": {("embed.weight", 1): 16, ("up.0.weight", 0): 24},

@@ -14,7 +14,7 @@ import pytest
 import torch
 from architectures import ALL, enliven
 from masked import masked_outputs, outputs
-from sequence_nets import llama, qwen3
+from sequence_nets import decoder
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -76,19 +76,19 @@ def mlp():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize(("make", "heads", "kv_heads"), [(llama, 4, 2), (llama, 8, 4), (qwen3, 4, 2), (qwen3, 16, 8)])
-def test_w1_two_heads_to_a_key_come_to_an_end(make, heads, kv_heads, attention):
-    model = lively(make(heads, kv_heads, attn_implementation=attention))
+@pytest.mark.parametrize(("family", "heads", "kv_heads"), [("Llama", 4, 2), ("Llama", 8, 4), ("Qwen3", 4, 2), ("Qwen3", 16, 8)])
+def test_w1_two_heads_to_a_key_come_to_an_end(family, heads, kv_heads, attention):
+    model = lively(decoder(family, heads, kv_heads, attn_implementation=attention))
     with at_most(20):
         remove_half(model, TOKENS, ("model.layers.0.mlp.up_proj.weight", 0), ("model.embed_tokens.weight", 1))
     assert model.model.layers[0].mlp.up_proj.weight.shape == (16, 12)
     assert model.model.layers[1].mlp.up_proj.weight.shape == (32, 12)
 
 
-@pytest.mark.parametrize("make", [llama, qwen3])
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (8, 2), (8, 8), (12, 2)])
-def test_w2_heads_go_with_their_keys(make, heads, kv_heads):
-    model = lively(make(heads, kv_heads))
+def test_w2_heads_go_with_their_keys(family, heads, kv_heads):
+    model = lively(decoder(family, heads, kv_heads))
     remove_half(model, TOKENS, *((f"model.layers.{i}.self_attn.k_proj.weight", 0) for i in range(2)))
     for layer in model.model.layers:
         attention = layer.self_attn
@@ -98,7 +98,7 @@ def test_w2_heads_go_with_their_keys(make, heads, kv_heads):
 
 
 def test_w2_a_global_ranking_takes_heads():
-    model = lively(llama(8, 2))
+    model = lively(decoder("Llama", 8, 2))
     groups = [g for g in find_groups(model, TOKENS) if not g.fixed]
     scores = {g.name: torch.arange(1.0, g.channels + 1) for g in groups}
     heads = owner(groups, "model.layers.0.self_attn.k_proj.weight", 0)
