@@ -130,7 +130,9 @@ def test_gradients_and_states_only_where_they_are(tmp_path: Path) -> None:
     assert all(torch.equal(p.grad, grads[name]) for name, p in same[0].named_parameters())
 
     next(iter(without[1].state.values()))["exp_avg"].add_(1)
-    with pytest.raises(ValueError, match=r"wanted the optimizer states of right after the cut, got others; leave the optimizer"):
+    with pytest.raises(
+        ValueError, match=r"wanted the optimizer states of right after the cut, got others; leave the optimizer"
+    ):
         undo(without[0], tmp_path / "removed", optimizer=without[1])
     undo(without[0], tmp_path / "removed")
     assert same_values(without[0], whole)
@@ -145,7 +147,9 @@ def test_a_model_that_was_trained_is_refused_untouched(tensor: str, tmp_path: Pa
         held_tensors(model)[0][tensor].flatten()[0].add_(1e-3)
     before = values(model)
     for attempt in (cut.undo, lambda: undo(model, tmp_path / "removed")):
-        with pytest.raises(ValueError, match="undo: model: wanted the weights of right after the cut, got others; a model that"):
+        with pytest.raises(
+            ValueError, match="undo: model: wanted the weights of right after the cut, got others; a model that"
+        ):
             attempt()
     assert same_values(model, before)
     assert model[0].out_channels == 4
@@ -231,7 +235,9 @@ def test_saved_and_loaded(net: str, where: str, tmp_path: Path) -> None:
     assert snapshot(again)[1:] == snapshot(model)[1:]
     with torch.no_grad():
         got, wanted = again(x), model(x)
-    assert all(torch.equal(a, b) for a, b in zip(*(o.values() if isinstance(o, dict) else [o] for o in (got, wanted)), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(o.values() if isinstance(o, dict) else [o] for o in (got, wanted)), strict=True)
+    )
     backward(again, x)
 
 
@@ -270,7 +276,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         save_pruned(copy.deepcopy(model).to("meta"), path, cut)
     save_pruned(model, path, cut)
     factories = {
-        r"load_pruned: cut 1: apply: model: wanted a tensor named '0\.bias', got none": lambda: nn.Sequential(nn.ReLU(), *whole[1:]),
+        r"load_pruned: cut 1: apply: model: wanted a tensor named '0\.bias', got none": lambda: nn.Sequential(
+            nn.ReLU(), *whole[1:]
+        ),
         r"load_pruned: cut 1: apply: tensor '0\.bias': wanted shape \(8,\), got \(9,\)": lambda: nn.Sequential(
             nn.Conv2d(3, 9, 3), *whole[1:]
         ),

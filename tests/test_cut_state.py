@@ -1,4 +1,4 @@
-"""What lives beside a model's values is cut with them: gradients, optimiser states, flags, hooks, ties; and memory is counted."""
+"""What lives beside a model's values is cut with them: gradients, optimiser states, flags, hooks, ties; memory is counted."""
 
 from __future__ import annotations
 
@@ -153,7 +153,10 @@ def test_several_optimizers_and_groups() -> None:
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (lambda state: state.update(extra=torch.zeros(2, 5)), r"state0 extra of '0\.weight': wanted shape \(8, 3, 3, 3\), with 1"),
+        (
+            lambda state: state.update(extra=torch.zeros(2, 5)),
+            r"state0 extra of '0\.weight': wanted shape \(8, 3, 3, 3\), with 1",
+        ),
         (lambda state: state.update(extra=[torch.zeros(2)]), r"state 'extra' of '0\.weight': wanted a tensor, got list"),
     ],
 )

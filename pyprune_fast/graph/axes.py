@@ -136,10 +136,10 @@ def cut(axis: Axis, at: int) -> tuple[Axis, Axis]:
         return (nothing, axis) if at <= 0 else (axis, nothing)
     if axis.form == "*":
         return _cut_product(axis, at)
-    ends = tuple(Axis(size, axis.form, fixed=axis.fixed, added=axis.added) for size in (at, axis.size - at))
+    first, last = (Axis(size, axis.form, fixed=axis.fixed, added=axis.added) for size in (at, axis.size - at))
     if axis.form == "":
-        axis.form, axis.parts = "+", ends
-    return ends[0], ends[1]
+        axis.form, axis.parts = "+", (first, last)
+    return first, last
 
 
 def _cut_product(axis: Axis, at: int) -> tuple[Axis, Axis]:
@@ -180,10 +180,10 @@ def split(axis: Axis, inner: int) -> tuple[Axis, Axis]:
         return _split_concat(axis, inner)
     if axis.form == "*":
         return _split_product(axis, inner)
-    ends = tuple(Axis(size, axis.form, fixed=axis.fixed, added=axis.added) for size in (outer, inner))
+    first, last = (Axis(size, axis.form, fixed=axis.fixed, added=axis.added) for size in (outer, inner))
     if axis.form == "":
-        axis.form, axis.parts = "*", ends
-    return ends[0], ends[1]
+        axis.form, axis.parts = "*", (first, last)
+    return first, last
 
 
 def _split_product(axis: Axis, inner: int) -> tuple[Axis, Axis]:
@@ -328,5 +328,3 @@ def layout(axis: Axis) -> list[tuple[Axis, Run]]:
                 runs += [(leaf, (row * width + offset * inner, *scaled)) for row in range(outer)]
             outer *= factor.size
     return runs
-
-

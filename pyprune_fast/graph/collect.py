@@ -15,7 +15,6 @@ from .components import COUPLING_BOUND, Components, subtype
 from .entries import Trace
 from .tracer import Source
 
-
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
 
 
@@ -112,7 +111,9 @@ def _one_of_each_product(axis: Axis) -> set[int]:
                 chosen = factor
             elif chosen is not None:
                 fix(factor, "inside the blocks of an outer group of channels")
-        hidden |= {id(leaf) for factor in factors(part) if factor is not (chosen or factors(part)[0]) for leaf in leaves(factor)}
+        hidden |= {
+            id(leaf) for factor in factors(part) if factor is not (chosen or factors(part)[0]) for leaf in leaves(factor)
+        }
         if chosen is not None and chosen.form == "+":
             hidden |= _one_of_each_product(chosen)
     return hidden

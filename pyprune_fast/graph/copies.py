@@ -61,7 +61,10 @@ def on_meta(tree: Any) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors of a nested output: sequences, mappings, dataclass-like objects."""
+    """Yields the tensors of a nested output: sequences, mappings, dataclass-like objects.
+
+    A cache of keys and values is no output: it is a model's memory between its own calls, and follows a cut.
+    """
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -70,5 +73,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for entry in value:
             yield from tensors_in(entry)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") and not _is_cache(value):
         yield from tensors_in(vars(value))
+
+
+def _is_cache(value: Any) -> bool:
+    return any(kind.__name__ == "Cache" and kind.__module__.startswith("transformers.") for kind in type(value).__mro__)

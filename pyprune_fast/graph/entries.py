@@ -134,7 +134,9 @@ def _run(copy: nn.Module, entries: Mapping[str, EntryPoint], ties: Sequence[Tie]
         whose = "the model's" if list(entries) == ["forward"] else f"entry point {name!r}'s"
         run.interface |= {f"{whose} input", f"{whose} output"}
         args = inputs_of(point, meta)
-        run.inputs[name] = [_label_input(tracer, x, f"{whose} input", (name, "input", i) in tied) for i, x in enumerate(tensors(args))]
+        run.inputs[name] = [
+            _label_input(tracer, x, f"{whose} input", (name, "input", i) in tied) for i, x in enumerate(tensors(args))
+        ]
         tracer.examples = next((x.shape[0] for x in tensors(args) if x.ndim), 1)
         with without_numbers(meta), tracer.calls(), tracer:
             out = point.run(copy, args)
@@ -164,7 +166,7 @@ def without_numbers(meta: bool) -> Iterator[None]:
         warnings.simplefilter("ignore")
         if meta:
             stack.enter_context(torch.device("meta"))  # for tensors that the forward method itself makes
-            stack.enter_context(Values())
+            stack.enter_context(Values())  # type: ignore[no-untyped-call]
         yield
 
 

@@ -166,7 +166,9 @@ def _with_policies(groups: list[Group], policies: Mapping[str, str | float]) -> 
             raise ValueError(f"find_groups: policies: wanted names of groups among {sorted(names)}, got {name!r}")
         known = policy in ("joint", "frozen") if isinstance(policy, str) else not isinstance(policy, bool) and 0 <= policy <= 1
         if not known:
-            raise ValueError(f"find_groups: policies: {name!r}: wanted 'joint', 'frozen' or a fraction in [0, 1], got {policy!r}")
+            raise ValueError(
+                f"find_groups: policies: {name!r}: wanted 'joint', 'frozen' or a fraction in [0, 1], got {policy!r}"
+            )
     return [_with_policy(g, policies[g.name]) if g.name in policies else g for g in groups]
 
 

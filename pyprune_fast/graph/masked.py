@@ -111,7 +111,9 @@ class MaskedModel:
         for name, mask in masks.items():
             for member in self._reads[name]:
                 weight = weighted.get(member.tensor, tensors[member.tensor])
-                weighted[member.tensor] = weight * _along(weight, member.dim, _spread([(member, mask)], weight.shape[member.dim]))
+                weighted[member.tensor] = weight * _along(
+                    weight, member.dim, _spread([(member, mask)], weight.shape[member.dim])
+                )
         recurrent = [module for module in self.model.modules() if isinstance(module, nn.RNNBase)]
         try:
             for name, weight in weighted.items():
@@ -147,7 +149,9 @@ Pieces = list[tuple[str, Run]]
 
 def _weighted(site: Site, names: Mapping[int, str]) -> tuple[str, dict[int, Pieces]]:
     """Which groups' channels a reducing call sums over, by dimension of its argument."""
-    found = {dim: [(names[id(leaf)], run) for leaf, run in layout(axis) if id(leaf) in names] for dim, axis in site.axes.items()}
+    found = {
+        dim: [(names[id(leaf)], run) for leaf, run in layout(axis) if id(leaf) in names] for dim, axis in site.axes.items()
+    }
     return site.kind, {dim: pieces for dim, pieces in found.items() if pieces}
 
 
@@ -202,7 +206,9 @@ class _Weighing(TorchFunctionMode):
         return mask
 
 
-def _layer_norm(x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+def _layer_norm(
+    x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Tensor:
     dims = tuple(range(-len(shape), 0))
     share = mask / mask.mean()
     centred = x - (x * share).mean(dims, keepdim=True)

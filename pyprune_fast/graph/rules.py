@@ -47,8 +47,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 @rule(
     "clone", "detach", "alias", "_to_copy", "lift_fresh", "lift_fresh_copy", "lift", "contiguous", "copy_", "masked_fill",
     "masked_fill_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "fill_", "zero_",
-    "_prelu_kernel", "bernoulli", "native_dropout", "_conj", "where", "fill", "copy", "hardswish", "hardswish_", "polar", "complex",
-    "rsub", "conj_physical", "resolve_conj", "resolve_neg", "dropout", "real", "imag",
+    "_prelu_kernel", "bernoulli", "native_dropout", "_conj", "where", "fill", "copy", "hardswish", "hardswish_", "polar",
+    "complex", "rsub", "conj_physical", "resolve_conj", "resolve_neg", "dropout", "real", "imag",
 )  # fmt: skip
 def pointwise(t: Tracer, func: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     """Axes from the right, broadcast; equal positions are the same channels."""
@@ -220,6 +220,8 @@ def batch_norm(t: Tracer, func: Any, out: Any, x: Tensor, *args: Any, **kwargs: 
     for own in args[:4]:
         if isinstance(own, Tensor):
             axes[1] = t.unify(func, axes[1], t.axes(own)[0])
+    if isinstance(t.running(), nn.modules.instancenorm._InstanceNorm) and not isinstance(args[0], Tensor):
+        t.fix(func, axes[1], f"an {type(t.running()).__name__} without tensors that would tell its new width")
     t.label(tensors(out)[0], axes)
 
 
@@ -275,7 +277,9 @@ def mean(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: Any = None, *args: A
 
 
 @rule("linalg_vector_norm")
-def vector_norm(t: Tracer, func: Any, out: Tensor, x: Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+def vector_norm(
+    t: Tracer, func: Any, out: Tensor, x: Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any
+) -> None:
     """The length of a vector: zeros do not count."""
     _reduced(t, func, out, x, _dims(x, dim), maskable=True)
 
@@ -295,20 +299,32 @@ def extreme(t: Tracer, func: Any, out: Any, x: Tensor, dim: Any = None, *args: A
         _reduced(t, func, out, x, _dims(x, dim), maskable=False)
 
 
-@rule(
-    "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "flip", "sort", "topk", "_fft_r2c", "_fft_c2c",
-    "_fft_c2r", "logcumsumexp", "cummax", "cummin",
-)  # fmt: skip
-def along(t: Tracer, func: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
+@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "flip", "roll", "logcumsumexp", "cummax", "cummin")
+def along(t: Tracer, func: Any, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
     """Position by position, except along the named axes, where each result depends on all positions or on their order."""
-    dim = args[1] if func.overloadpacket.__name__ == "topk" and len(args) > 1 else args[0] if args else -1
-    if func.overloadpacket.__name__ == "topk" and len(args) < 2 or isinstance(dim, bool):
-        dim = -1
-    dims = _dims(x, dim)
+    dims = _dims(x, args[0] if func.overloadpacket.__name__ == "roll" and args else dim)
     t.reduce(func, x, dims, maskable=False)
     for result in tensors(out):
         sizes = enumerate(zip(t.axes(x), result.shape, strict=True))
         t.label(result, [constant(size, t.place(func)) if d in dims else axis for d, (axis, size) in sizes])
+
+
+@rule("sort", "argsort")
+def sort(t: Tracer, func: Any, out: Any, x: Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> None:
+    """Positions in the order of their values."""
+    along(t, func, out, x, dim)
+
+
+@rule("topk")
+def topk(t: Tracer, func: Any, out: Any, x: Tensor, count: int, dim: int = -1, *args: Any, **kwargs: Any) -> None:
+    """The positions of the largest values."""
+    along(t, func, out, x, dim)
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def fft(t: Tracer, func: Any, out: Tensor, x: Tensor, dims: list[int], *args: Any, **kwargs: Any) -> None:
+    """Sums over all positions."""
+    along(t, func, out, x, dims)
 
 
 @rule("tril", "triu", "tril_", "triu_")

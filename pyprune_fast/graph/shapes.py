@@ -105,7 +105,7 @@ def transpose(t: Tracer, func: Any, out: Tensor, x: Tensor, a: int = -2, b: int 
 @rule("unsqueeze", "unsqueeze_")
 def unsqueeze(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: int) -> None:
     """A new axis of size 1."""
-    dims: list[int | None] = [d for d in range(out.ndim - 1)]
+    dims: list[int | None] = list(range(out.ndim - 1))
     dims.insert(dim % out.ndim, None)
     _take(t, out, x, dims)
 
@@ -161,7 +161,9 @@ def as_complex(t: Tracer, func: Any, out: Tensor, x: Tensor) -> None:
 
 
 @rule("slice", "slice_copy")
-def slices(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> None:
+def slices(
+    t: Tracer, func: Any, out: Tensor, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> None:
     """Every step-th position from start to end."""
     labels = t.labels(x)
     axes = list(labels.axes)
@@ -308,5 +310,3 @@ def channel_shuffle(t: Tracer, func: Any, out: Tensor, x: Tensor, groups: int) -
     outer, inner = split(axes[1], axes[1].size // groups)
     axes[1] = product([inner, outer])
     t.label(out, axes)
-
-

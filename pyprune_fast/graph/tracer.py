@@ -70,7 +70,7 @@ class Site:
     axes: dict[int, Axis]
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels tensors while it is entered.
 
     Attributes:
@@ -84,7 +84,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, rule_of: Callable[[Any], Callable[..., None] | None]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rule_of = rule_of
         self.parameters: dict[str, list[Axis]] = {}
         self.reads: set[Source] = set()
@@ -181,7 +181,8 @@ class Tracer(TorchDispatchMode):
 
     def running(self) -> nn.Module:
         """The module that is running."""
-        return self._modules[self._running[-1]]
+        module: nn.Module = self._modules[self._running[-1]]
+        return module
 
     def contract(self, func: Any, a: tuple[Tensor, int], b: tuple[Tensor, int], last: int = 8) -> None:
         """Sums over an axis of ``a`` and one of ``b``; one of them has to be a parameter's, for channels to go.

@@ -18,7 +18,7 @@ SMALL = 1 << 16  # elements
 _ASKING = ("_local_scalar_dense", "is_nonzero", "equal", "item")
 
 
-class Values(TorchDispatchMode):
+class Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries values along while it is entered."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -219,7 +219,7 @@ def plan_for(
         "ranking": ranking,
         "ratio": ratio,
     }
-    return Plan(plan.groups, plan.remove, plan.extents, {**(note or {}), **remarks})
+    return replace(plan, note={**(note or {}), **remarks})
 
 
 def _nearest(plan_at: Callable[[float], Plan], measure: Callable[[Plan], float], target: Target) -> tuple[float, float, Plan]:

@@ -71,12 +71,16 @@ def _instead_of(model: nn.Module, name: str) -> str:
     return f"one that is computed: parametrised, or under a pruning mask ({remedy})" if computed else "none"
 
 
-def check_cuttable(where: str, model: nn.Module, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """ValueError naming what cannot be cut in place: wrappers that hold parameters of their own, and unusual tensors."""
+def check_unwrapped(where: str, model: nn.Module) -> None:
+    """ValueError naming a wrapper that would go on with the uncut parameters."""
     for module in model.modules():
         kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), "")
         if kind:
             raise ValueError(f"{where}: model: wanted a model without {kind}, which {_WRAPPERS[kind]}")
+
+
+def check_plain(where: str, model: nn.Module, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """ValueError naming a tensor that cannot be cut: sparse, of a class of its own, or one that another is computed from."""
     for name in names:
         tensor, module = tensors[name], model.get_submodule(name.rpartition(".")[0])
         masked = name.endswith("_orig") and hasattr(module, f"{name.rpartition('.')[2].removesuffix('_orig')}_mask")

@@ -19,7 +19,7 @@ from pyprune_fast.parallel import is_dtensor
 from .attributes import derive, has_widths
 from .compensation import Compensation
 from .kept import Axes, cut_shape, kept_axes
-from .places import Place, check_cuttable, check_extents, held_tensors
+from .places import Place, check_extents, check_plain, check_unwrapped, held_tensors
 from .plan import Plan
 from .sharded import check_placements, take_tensors
 
@@ -108,9 +108,10 @@ def operate(
     optimizer: Optimizer | Sequence[Optimizer] | None,
 ) -> Operation:
     """Reads the model and the optimisers, and checks all that could go wrong; arguments and errors as of `apply`."""
+    check_unwrapped("apply", model)
     tensors, places = held_tensors(model)
     check_extents("apply", model, tensors, plan)
-    check_cuttable("apply", model, tensors, plan.extents)
+    check_plain("apply", model, tensors, plan.extents)
     held = held_of(tensors, places, plan, _values(tensors, plan, compensation))
     states = States("apply", as_optimizers("apply", optimizer), held)
     for h in held:
