@@ -284,7 +284,8 @@ class Style(nn.Module):
         self.stem, self.down = conv(3, width, 5), conv(width, 2 * width, 3, 2)
         self.first = nn.ModuleList(conv(2 * width, 2 * width, 3) for _ in range(blocks))
         self.second = nn.ModuleList(conv(2 * width, 2 * width, 3) for _ in range(blocks))
-        self.up, self.out = conv(2 * width, width, 3), nn.Conv2d(width, 3, 3, padding=1)
+        self.up = conv(2 * width, width, 3)
+        self.out = nn.Sequential(nn.Conv2d(width, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 3, 1))
 
     def forward(self, x):
         y = torch.relu(self.down(torch.relu(self.stem(x))))
