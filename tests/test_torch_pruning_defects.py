@@ -22,7 +22,7 @@ from pyprune_fast import ops
 from pyprune_fast.baselines import score_fisher
 from pyprune_fast.estimators import ChannelInformation
 from pyprune_fast.graph import Group, find_groups
-from pyprune_fast.prune import allocate, group_scores
+from pyprune_fast.prune import allocate, group_norms, group_scores
 from pyprune_fast.scoring import score_model, score_weights
 from pyprune_fast.slicing import Plan, apply, load_pruned, save_pruned
 
@@ -97,16 +97,23 @@ def test_w2_heads_go_with_their_keys(family, heads, kv_heads):
         assert attention.o_proj.weight.shape == (24, 6 * heads // 2)
 
 
-def test_w2_a_global_ranking_takes_heads():
-    model = lively(decoder("Llama", 8, 2))
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+@pytest.mark.parametrize("ranking", ["local", "global"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (8, 2), (8, 8)])
+def test_w2_rankings_take_heads(family, heads, kv_heads, ranking):
+    model = lively(decoder(family, heads, kv_heads))
     groups = [g for g in find_groups(model, TOKENS) if not g.fixed]
-    scores = {g.name: torch.arange(1.0, g.channels + 1) for g in groups}
-    heads = owner(groups, "model.layers.0.self_attn.k_proj.weight", 0)
-    remove = allocate(groups, scores, ratio=0.5, ranking="global")
-    assert sum(map(len, remove.values())) == round(0.5 * sum(g.channels for g in groups))
-    assert remove[heads.name] == (0,)
+    scores = group_norms(model, groups)
+    assert scores.keys() == {group.name for group in groups}
+    chosen = owner(groups, "model.layers.0.self_attn.k_proj.weight", 0)
+    scores[chosen.name][1] = 0  # the head that is to go first
+    remove = allocate(groups, scores, ratio=0.5, ranking=ranking)
+    assert 1 in remove[chosen.name]
+    if ranking == "local":
+        assert {name: len(channels) for name, channels in remove.items()} == {g.name: g.channels // 2 for g in groups}
     apply(model, Plan.of(model, groups, remove))
-    assert model.model.layers[0].self_attn.q_proj.weight.shape[0] == 4 * 6
+    kept = kv_heads - len(remove[chosen.name])
+    assert model.model.layers[0].self_attn.q_proj.weight.shape[0] == 6 * kept * heads // kv_heads
     assert outputs(model, TOKENS)[0].shape == (2, 6, 40)
 
 
@@ -264,6 +271,8 @@ def test_w11_nothing_keeps_a_model_alive():
 def test_w12_the_layers_of_gpt2_are_pruned():
     model, tokens = ALL["gpt2"]()
     before = sum(p.numel() for p in model.parameters())
+    groups = find_groups(model, tokens)
+    assert group_norms(model, groups).keys() == {group.name for group in groups if not group.fixed}
     axes = [(f"transformer.h.{i}.{name}.weight", 1) for i in range(2) for name in ("mlp.c_fc", "attn.c_attn")]
     remove_half(model, tokens, *axes, ("transformer.wte.weight", 1))
     for block in model.transformer.h:
