@@ -281,3 +281,17 @@ def test_groups_have_as_many_channels_as_can_go_one_by_one(name):
 @pytest.mark.parametrize("name", ALL)
 def test_finding_groups_leaves_the_model_alone(name):
     assert same(state(found(name)[0]), state(ALL[name]()[0]))
+
+
+def test_a_llama_of_seven_billion_is_grouped_and_cut_without_numbers():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(use_cache=False))
+        groups = find_groups(model, torch.zeros(1, 8, dtype=torch.int64))
+    widths = {"self_attn.q_proj": 32, "mlp.gate_proj": 11008}
+    inner = {f"model.layers.{i}.{name}": width for i in range(32) for name, width in widths.items()}
+    assert {g.name: g.channels for g in groups if not g.fixed} == {"model.embed_tokens": 4096, **inner}
+    apply(model, Plan.of(model, groups, {name: range(width // 2) for name, width in inner.items()}), undo=False)
+    assert model.model.layers[31].self_attn.o_proj.weight.shape == (4096, 2048)
+    assert model.model.layers[31].mlp.down_proj.weight.shape == (4096, 5504)
