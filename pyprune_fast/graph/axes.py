@@ -257,6 +257,7 @@ def _unify(a: Axis, b: Axis, steps: list[int]) -> None:
     if b.form == "" and a.form != "":
         a, b = b, a
     if a.form == "":
+        _own_constants(b)
         if a.fixed:
             fix(b, a.fixed)
         if a.added:
@@ -268,6 +269,15 @@ def _unify(a: Axis, b: Axis, steps: list[int]) -> None:
     root, other = find(a), find(b)
     if root is not other:
         root.form, root.parts = "=", (other,)
+
+
+def _own_constants(axis: Axis) -> None:
+    """Turns the constant parts of an axis into fixed variables: what a variable is bound to stays whole."""
+    for part in axis.parts:
+        part = find(part)
+        if part.form == "!" and part.size > 1:
+            part.form = ""
+        _own_constants(part)
 
 
 def _unify_segments(a: Axis, b: Axis, steps: list[int]) -> None:

@@ -8,21 +8,19 @@ from math import prod
 
 from torch import nn
 
-from pyprune_fast.slicing import Group, Member
+from pyprune_fast.slicing import Group, Member, Width
 
 from .axes import Axis, Run, factors, find, fix, layout, leaves, segments
 from .components import COUPLING_BOUND, Components, subtype
 from .entries import Trace
-from .tracer import Source
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
+from .tracer import NORMS, Source
 
 
 def output_axis(layer: nn.Module) -> int | None:
     """The axis of a layer's weight that its output channels are; None for a module whose outputs are not scored."""
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return 1 if layer.groups == 1 else 0
-    if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear, *NORMS)):
+    if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear, nn.PReLU, *NORMS)):
         return 0
     return 1 if isinstance(layer, nn.Embedding) else None
 
@@ -45,6 +43,7 @@ class _Class:
     sources: list[Source] = field(default_factory=list)  # of each member
     roots: list[_Root] = field(default_factory=list)
     macs: float = 0.0
+    bare: dict[str, int] = field(default_factory=dict)  # by name of a norm without tensors: positions of a channel
 
 
 def collect(trace: Trace, components: Components) -> list[Group]:
@@ -63,6 +62,11 @@ def collect(trace: Trace, components: Components) -> list[Group]:
                 if id(leaf) not in hidden[name, dim]:
                     made = (name, dim) in trace.tracer.makes
                     entry.roots.append(_Root((name, dim), made, _fills(leaf, runs, axis)))
+    for name, axis in trace.tracer.bare.items():
+        for leaf, run in layout(axis):
+            if id(leaf) in classes:
+                bare = classes[id(leaf)].bare
+                bare[name] = bare.get(name, 0) + run[2]
     _count_macs(trace, classes)
     namer = _Namer(trace.model)
     return [_group(trace, entry, components, namer) for entry in _listed(classes, order, namer)]
@@ -196,6 +200,7 @@ def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -
         parameters=_parameters(entry, namer),
         macs=round(entry.macs),
         bound=COUPLING_BOUND if coupling else 1.0,
+        bare=tuple(Width(name, block) for name, block in entry.bare.items()),
     )
 
 

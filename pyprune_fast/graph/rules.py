@@ -220,9 +220,16 @@ def batch_norm(t: Tracer, func: Any, out: Any, x: Tensor, *args: Any, **kwargs: 
     for own in args[:4]:
         if isinstance(own, Tensor):
             axes[1] = t.unify(func, axes[1], t.axes(own)[0])
-    if isinstance(t.running(), nn.modules.instancenorm._InstanceNorm) and not isinstance(args[0], Tensor):
-        t.fix(func, axes[1], f"an {type(t.running()).__name__} without tensors that would tell its new width")
+    if isinstance(t.running(), nn.modules.instancenorm._InstanceNorm):  # runs as a BatchNorm of examples times channels
+        axes[1] = _instances(t, func, axes[1], x.shape[1])
+    else:
+        axes[1] = t.normalise(func, axes[1])
     t.label(tensors(out)[0], axes)
+
+
+def _instances(t: Tracer, func: Any, axis: Axis, size: int) -> Axis:
+    examples, channels = split(axis, int(getattr(t.running(), "num_features", size)))
+    return product([examples, t.normalise(func, channels)])
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
@@ -230,6 +237,7 @@ def layer_norm(t: Tracer, func: Any, out: Any, x: Tensor, shape: Any, *args: Any
     """Over the last axes: without some channels, a masked model takes its statistics over the others."""
     axes = list(t.axes(x))
     t.reduce(func, x, range(x.ndim - len(shape), x.ndim), maskable=True)
+    axes[-1] = t.normalise(func, axes[-1])
     for own in args[:2]:
         if isinstance(own, Tensor):
             for back in range(1, len(shape) + 1):
@@ -247,8 +255,9 @@ def group_norm(t: Tracer, func: Any, out: Any, x: Tensor, weight: Any, bias: Any
             axes[1] = t.unify(func, axes[1], t.axes(own)[0])
     group, inner = split(axes[1], axes[1].size // groups)
     t.fix(func, inner, f"inside the {groups} groups of a norm: whole groups go")
-    if not isinstance(t.running(), nn.GroupNorm) or weight is None:
-        t.fix(func, group, f"a norm of {groups} groups without a module and tensors that would tell its new width")
+    axes[1] = t.normalise(func, axes[1])
+    if not isinstance(t.running(), nn.GroupNorm):
+        t.fix(func, group, f"a norm of {groups} groups outside of a norm module, which would follow a cut")
     t.label(tensors(out)[0], axes)
 
 
@@ -273,6 +282,8 @@ def _reduced(t: Tracer, func: Any, out: Any, x: Tensor, dims: list[int], maskabl
 @rule("mean", "sum")
 def mean(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
     """Over axes that a masked model can weigh."""
+    if isinstance(t.running(), nn.RMSNorm):
+        t.normalise(func, t.axes(x)[-1])
     _reduced(t, func, out, x, _dims(x, dim), maskable=True)
 
 

@@ -70,6 +70,9 @@ class Site:
     axes: dict[int, Axis]
 
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels tensors while it is entered.
 
@@ -79,6 +82,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         makes: Those that became an axis of an activation by such a contraction, or by a lookup.
         products: All that costs.
         sites: Calls of reducing functions, in their order; one list for each entry point.
+        bare: Norms without tensors, by name, and the axes that they normalise over or channel by channel.
         executed: Names of the modules that were called.
         examples: How many examples the present entry point's inputs hold.
     """
@@ -91,6 +95,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.makes: set[Source] = set()
         self.products: list[Product] = []
         self.sites: list[list[Site]] = []
+        self.bare: dict[str, Axis] = {}
         self.executed: set[str] = set()
         self.examples = 1
         self._site: Site | None = None
@@ -183,6 +188,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The module that is running."""
         module: nn.Module = self._modules[self._running[-1]]
         return module
+
+    def normalise(self, func: Any, axis: Axis) -> Axis:
+        """Notes an axis that the running module normalises: if it has no tensors, a cut has to tell it its new width."""
+        name, module = self._running[-1], self.running()
+        if isinstance(module, NORMS) and not any(True for _ in (*module.parameters(), *module.buffers())):
+            axis = self.unify(func, axis, self.bare.setdefault(name, axis))
+        return axis
 
     def contract(self, func: Any, a: tuple[Tensor, int], b: tuple[Tensor, int], last: int = 8) -> None:
         """Sums over an axis of ``a`` and one of ``b``; one of them has to be a parameter's, for channels to go.

@@ -3,7 +3,7 @@
 from .attributes import register_widths
 from .compensation import Compensation, compensate
 from .cut import Cut, apply
-from .group import Group, Member
+from .group import Group, Member, Width
 from .plan import Plan
 from .pruned import load_pruned, save_pruned
 from .record import undo
@@ -14,6 +14,7 @@ __all__ = [
     "Group",
     "Member",
     "Plan",
+    "Width",
     "apply",
     "compensate",
     "load_pruned",

@@ -146,6 +146,29 @@ def derive(module: nn.Module, shapes: Shapes, axes: Mapping[str, Axes] | None = 
     return attention_widths(module, shapes, axes or {}) if looks_like_attention(module) else {}
 
 
+def narrowed(module: Any, removed: int) -> dict[str, Any]:
+    """Derives the width attributes of a norm that has no tensors.
+
+    Args:
+        module: The norm.
+        removed: How many of its channels go.
+
+    Returns:
+        Attribute values by name.
+
+    Example:
+        >>> narrowed(nn.GroupNorm(2, 8, affine=False), 4)
+        {'num_channels': 4, 'num_groups': 1}
+    """
+    if isinstance(module, nn.GroupNorm):
+        channels = module.num_channels - removed
+        return {"num_channels": channels, "num_groups": channels // (module.num_channels // module.num_groups)}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        *outer, last = module.normalized_shape
+        return {"normalized_shape": (*outer, last - removed)}
+    return {"num_features": module.num_features - removed}
+
+
 def _rule(module: nn.Module) -> Rule | None:
     found = next((_TABLE[kind] for kind in type(module).__mro__ if kind in _TABLE), None)
     if found is None and type(module).__name__ == "Conv1D" and hasattr(module, "nf"):

@@ -56,6 +56,19 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Width:
+    """A width that a module writes down without a tensor that tells it, such as a norm without scales.
+
+    Attributes:
+        module: Qualified name of the module.
+        block: Number of positions that one channel owns there.
+    """
+
+    module: str
+    block: int
+
+
+@dataclass(frozen=True)
 class Group:
     """Channels that can only be removed together, wherever they appear.
 
@@ -74,6 +87,7 @@ class Group:
         policy: "joint": its channels may go; "bounded": up to a bound that the user set; "frozen": none may.
         bound: Greatest fraction of its channels that may go.
         protected: Whether ``fixed`` is the user's own reason.
+        bare: Norms without tensors that the channels pass.
 
     Example:
         >>> group = Group("fc1", 8, ("fc1",), (Member("fc1.weight", 0, 0, 1, 1), Member("fc2.weight", 1, 0, 1, 1)))
@@ -94,3 +108,4 @@ class Group:
     policy: str = "joint"
     bound: float = 1.0
     protected: bool = False
+    bare: tuple[Width, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .group import Group, Member
+from .group import Group, Member, Width
 
 FORMAT = "pyprune_fast.plan"
 VERSION = 2
@@ -218,5 +218,7 @@ def _group(entry: Any) -> Group:
     for member in members:
         _integers([member.dim, member.offset, member.step, member.block])
     _integers([entry["channels"], entry["parameters"], entry["macs"]])
+    bare = tuple(Width(**width) for width in entry["bare"])
+    _integers([width.block for width in bare])
     lists = {name: tuple(entry[name]) for name in ("layers", "components")}
-    return Group(**{**entry, **lists, "members": members})
+    return Group(**{**entry, **lists, "members": members, "bare": bare})

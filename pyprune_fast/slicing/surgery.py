@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pyprune_fast._checks import describe
 from pyprune_fast.parallel import is_dtensor
 
-from .attributes import derive, has_widths
+from .attributes import derive, has_widths, narrowed
 from .compensation import Compensation
 from .kept import Axes, cut_shape, kept_axes
 from .places import Place, check_extents, check_plain, check_unwrapped, held_tensors
@@ -118,6 +118,9 @@ def operate(
         if h.changes:
             _check_states(h, states)
     before, after = _widths(model, {id(h.tensor): h.axes for h in held if h.axes})
+    for module, widths in _bare_widths(model, plan):
+        before.append((module, {name: getattr(module, name) for name in widths}))
+        after.append((module, widths))
     return Operation(model, plan, held, states, before, after)
 
 
@@ -283,3 +286,15 @@ def _widths(model: nn.Module, axes: Mapping[int, Axes]) -> tuple[Widths, Widths]
             before.append((module, {name: getattr(module, name) for name in widths}))
             after.append((module, widths))
     return before, after
+
+
+def _bare_widths(model: nn.Module, plan: Plan) -> Widths:
+    """Width attributes after the cut of the norms that have no tensors."""
+    removed: dict[str, int] = {}
+    for group in plan.groups:
+        for width in group.bare:
+            removed[width.module] = removed.get(width.module, 0) + width.block * len(plan.remove[group.name])
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if missing := removed.keys() - modules:
+        raise ValueError(f"apply: model: wanted modules named {sorted(missing)}, got none")
+    return [(modules[name], narrowed(modules[name], count)) for name, count in removed.items()]
