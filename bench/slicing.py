@@ -17,6 +17,7 @@ import copy
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,32 +35,35 @@ from pyprune_fast import ops
 from pyprune_fast.graph import find_groups
 from pyprune_fast.slicing import Group, Plan, apply
 
+hf: Any = transformers  # its configurations take what they like
 Times = dict[str, float]
 Row = dict[str, Any]
 
 
 def models(quick: bool) -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
     """Name -> maker of a model in eval mode and its example inputs; small ones of the same kinds for --quick."""
-    small = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
+    small: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
     words = {"vocab_size": 64} if quick else {}
     ids = torch.randint(0, 64, (1, 8 if quick else 32), generator=torch.Generator().manual_seed(0))
-    vit = transformers.ViTConfig(**(small | {"image_size": 32, "patch_size": 8} if quick else {}))
+    vit = hf.ViTConfig(**(small | {"image_size": 32, "patch_size": 8} if quick else {}))
+    bert = hf.BertConfig(**(small | words if quick else {}))
     gpt = {"n_layer": 2, "n_head": 4, "n_embd": 32} if quick else {}
     one_billion = {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
         "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True,
     }  # fmt: skip
-    llama = transformers.LlamaConfig(**(small | words | {"num_key_value_heads": 2} if quick else one_billion))
+    llama = hf.LlamaConfig(**(small | words | {"num_key_value_heads": 2} if quick else one_billion))
+    side = 32 if quick else 224
     makers: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
-        "resnet50": lambda: (resnet50(), torch.zeros(1, 3, 64 if quick else 224, 64 if quick else 224)),
-        "vit-b16": lambda: (transformers.ViTForImageClassification(vit), torch.zeros(1, 3, vit.image_size, vit.image_size)),
-        "bert": lambda: (transformers.BertModel(transformers.BertConfig(**(small | words if quick else {}))), {"input_ids": ids}),
+        "resnet50": lambda: (resnet50(), torch.zeros(1, 3, side, side)),
+        "vit-b16": lambda: (hf.ViTForImageClassification(vit), torch.zeros(1, 3, vit.image_size, vit.image_size)),
+        "bert": lambda: (hf.BertModel(bert), {"input_ids": ids}),
         "gpt2": lambda: (
-            transformers.GPT2Model(transformers.GPT2Config(**gpt)),
+            hf.GPT2Model(hf.GPT2Config(**gpt)),
             {"input_ids": ids, "use_cache": False},
         ),
         "llama-1b": lambda: (
-            transformers.LlamaForCausalLM(llama).to(torch.bfloat16),
+            hf.LlamaForCausalLM(llama).to(torch.bfloat16),
             {"input_ids": ids, "use_cache": False},
         ),
     }
@@ -115,7 +119,7 @@ def theirs(model: nn.Module, example: Any, plan: Plan) -> Times:
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
 
     def build() -> Any:
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
+        graph = _their_graph(model, example)
         return graph, [_their_group(graph, modules[g.name], range(g.channels)) for g in plan.groups]
 
     graph, groups = timed(phases, "group", build)
@@ -127,6 +131,12 @@ def theirs(model: nn.Module, example: Any, plan: Plan) -> Times:
 
     timed(phases, "cut", prune)
     return phases
+
+
+def _their_graph(model: nn.Module, example: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parameters that it prunes by a guess; the results are compared
+        return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
 
 
 def _their_group(graph: Any, root: nn.Module, channels: Sequence[int]) -> Any:
@@ -141,11 +151,11 @@ def plain_copy(model: nn.Module, plan: Plan) -> float:
     return phases["copy"]
 
 
-class Copied(TorchDispatchMode):
+class Copied(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of new results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -198,6 +208,8 @@ def measure(name: str, make: Callable[[], tuple[nn.Module, Any]], repeats: int) 
     }
     pruned = copy.deepcopy(model)
     try:
+        if not plan.groups:
+            raise ValueError("there is no group to prune")
         theirs(pruned, example, plan)
         differ = [n for (n, a), b in zip(pruned.named_parameters(), cut.parameters(), strict=True) if not torch.equal(a, b)]
         row["torch_pruning"] = f"other weights in {len(differ)} tensors" if differ else "the same model"
@@ -220,8 +232,7 @@ def memory(model: nn.Module, example: Any, plan: Plan, both: bool) -> dict[str, 
     """Bytes copied and peak memory of the cut alone."""
 
     def their_cut(model: nn.Module) -> Callable[[], object]:
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-        modules = dict(model.named_modules())
+        graph, modules = _their_graph(model, example), dict(model.named_modules())
         return lambda: [_their_group(graph, modules[g.name], plan.remove[g.name]).prune() for g in plan.groups]
 
     cuts: dict[str, Callable[[nn.Module], Callable[[], object]]] = {

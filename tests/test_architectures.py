@@ -288,7 +288,7 @@ def test_a_llama_of_seven_billion_is_grouped_and_cut_without_numbers():
 
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(use_cache=False))
-        groups = find_groups(model, torch.zeros(1, 8, dtype=torch.int64))
+    groups = find_groups(model, torch.zeros(1, 8, dtype=torch.int64, device="meta"))
     widths = {"self_attn.q_proj": 32, "mlp.gate_proj": 11008}
     inner = {f"model.layers.{i}.{name}": width for i in range(32) for name, width in widths.items()}
     assert {g.name: g.channels for g in groups if not g.fixed} == {"model.embed_tokens": 4096, **inner}
