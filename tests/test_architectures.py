@@ -32,8 +32,7 @@ WHOLE = {
     "unet": ["out"],
     "unet_groupnorm": ["out"],
     "style": ["out.2"],
-    # An InstanceNorm without tensors writes down its width, and nothing tells it a new one.
-    "style_plain": ["stem.1", "down.1", "first.?.1", "second.?.1", "up.1", "out.2"],
+    "style_plain": ["out.2"],
     "srresnet": ["out"],
     "conv1d": ["13"],
     "c3d": ["12"],
