@@ -25,7 +25,7 @@ from sequence_nets import (
     gpt2,
 )
 from torch import Tensor, nn
-from unusual_nets import Competing, ConvNeXt, Gated, Shuffle, SpatialAttention, Swin, googlenet
+from unusual_nets import Competing, ConvNeXt, Diffusion, Gated, Shuffle, SpatialAttention, Swin, googlenet
 from vision_nets import (
     VGG,
     BasicBlock,
@@ -95,6 +95,7 @@ NETS = {
     "shufflenet": (Shuffle, image(8)),
     "googlenet": (googlenet, image(8)),
     "swin": (Swin, image(8)),
+    "dit": (Diffusion, image(8)),
     "gated": (Gated, lambda: torch.randn(4, 6)),
     "spatial_attention": (SpatialAttention, image(8)),
     "competing": (Competing, lambda: torch.randn(4, 4)),

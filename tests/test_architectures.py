@@ -61,6 +61,7 @@ WHOLE = {
     "googlenet": ["5"],
     # As wide inside as outside, and the width of a head follows from both.
     "swin": ["head", "patch", "blocks.?.attn.*", "blocks.?.fc2"],
+    "dit": ["out"],
     "gated": ["head"],
     "spatial_attention": ["out.2", "conv", "gate"],
     "competing": ["chosen", "summed", "sorted", "placed", "written", "out.?"],
@@ -96,6 +97,7 @@ CHANNELS = {
     "gpt_neox": {("gpt_neox.layers.0.attention.query_key_value.weight", 0): 4, ("gpt_neox.embed_in.weight", 1): 24},
     "lstm": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
     "gru": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
+    "dit": {("patch.weight", 0): 16, ("blocks.1.adapt.weight", 0): 16, ("condition.2.weight", 0): 12},
     "tied": {("embed.weight", 1): 16, ("up.0.weight", 0): 24},
     "told": {("encoder.2.weight", 0): 50, ("dynamics.4.weight", 0): 50, ("Q1.0.weight", 0): 512},
     "autoencoder": {("encoder.4.weight", 0): 32},
@@ -151,6 +153,16 @@ def removed(groups, remove):
     ]
 
 
+def bare(model, groups, remove):
+    """The removed channels of norms that have no tensors to tell them."""
+    return {
+        width.module: [channel * width.block + i for channel in remove[group.name] for i in range(width.block)]
+        for group in groups
+        for width in group.bare
+        if isinstance(model.get_submodule(width.module), nn.LayerNorm) and group.name in remove
+    }
+
+
 def state(model):
     """Every tensor and every width that a cut may change."""
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -168,7 +180,7 @@ def same(one, other):
 def check(model, inputs, groups, remove):
     """Cuts, compares with the masked model, takes back, compares with the model that was; how much the outputs changed."""
     dense, before = outputs(model, inputs), state(model)
-    wanted = masked_outputs(model, inputs, removed(groups, remove))
+    wanted = masked_outputs(model, inputs, removed(groups, remove), bare(model, groups, remove))
     parameters = sum(p.numel() for p in model.parameters())
     cut = apply(model, Plan.of(model, groups, remove))
     assert sum(p.numel() for p in model.parameters()) < parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from sequence_nets import SeparateAttention
 from torch import nn
 from torch.nn.functional import gelu
 
@@ -133,6 +134,41 @@ class Swin(nn.Module):
         x = self.blocks(self.patch(x).permute(0, 2, 3, 1))
         x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
         return self.head(self.last(self.reduce(self.norm(x))).mean((1, 2)))
+
+
+class AdaptiveBlock(nn.Module):
+    """DiT's block: norms without tensors, then scales, shifts and gates that a condition makes, six to a channel."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(width, 1e-6, elementwise_affine=False) for _ in range(2))
+        self.attention, self.adapt = SeparateAttention(width, heads), nn.Linear(12, 6 * width)
+        self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x, condition):
+        adapted = self.adapt(nn.functional.silu(condition)).unsqueeze(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = adapted.chunk(6, -1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
+        return x + gate2 * self.fc2(gelu(self.fc1(self.norm2(x) * (1 + scale2) + shift2)))
+
+
+class Diffusion(nn.Module):
+    """DiT: patches, positions, a condition, and pixels again."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.patch, self.pos_embed = nn.Conv2d(3, width, 4, 4), nn.Parameter(torch.zeros(1, 4, width))
+        self.condition = nn.Sequential(nn.Linear(3, 10), nn.SiLU(), nn.Linear(10, 12))
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, 4) for _ in range(2))
+        self.norm, self.out = nn.LayerNorm(width, 1e-6, elementwise_affine=False), nn.Linear(width, 4 * 4 * 3)
+
+    def forward(self, x):
+        condition = self.condition(x.mean((2, 3)))
+        y = self.patch(x).flatten(2).transpose(1, 2) + self.pos_embed
+        for block in self.blocks:
+            y = block(y, condition)
+        y = self.out(self.norm(y)).view(-1, 2, 2, 4, 4, 3)
+        return torch.einsum("nhwpqc->nchpwq", y).reshape(x.shape)
 
 
 class Gated(nn.Module):
