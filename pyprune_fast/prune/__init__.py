@@ -13,6 +13,7 @@ from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
+from .norms import group_norms
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
@@ -48,6 +49,7 @@ __all__ = [
     "evaluate",
     "fast_dtype",
     "fine_tune",
+    "group_norms",
     "group_scores",
     "hrel_schedule",
     "latency",
