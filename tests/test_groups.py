@@ -170,6 +170,8 @@ class RootMeanSquare(nn.Module):
         (nn.RMSNorm(8), 8),
         (nn.RMSNorm(8, elementwise_affine=False), 8),
         (nn.GroupNorm(2, 8, affine=False), 2),
+        (nn.GroupNorm(1, 8), 8),
+        (nn.GroupNorm(1, 8, affine=False), 8),
         (nn.InstanceNorm1d(8), 8),
         (nn.BatchNorm1d(8, affine=False, track_running_stats=False), 8),
         (nn.Unflatten(1, (2, 4)), 2),

@@ -125,6 +125,18 @@ def baddbmm(t: Tracer, func: Any, out: Tensor, bias: Tensor, a: Tensor, b: Tenso
     _add(t, func, out, bias)
 
 
+@rule("_grouped_mm")
+def grouped_mm(t: Tracer, func: Any, out: Tensor, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> None:
+    """(M, K) by (E, K, N), each run of rows by the matrix of its expert."""
+    if a.ndim != 2 or b.ndim != 3:
+        raise IrregularError
+    t.contract(func, (a, 1), (b, 1))
+    rows, inner, columns = t.axes(a)[0], t.axes(a)[1], t.axes(b)[2]
+    t.fix(func, t.axes(b)[0], "experts are chosen by number")
+    _macs(t, rows.size * inner.size * columns.size, rows, inner, columns)
+    t.label(out, [rows, columns])
+
+
 @rule("mv")
 def mv(t: Tracer, func: Any, out: Tensor, a: Tensor, b: Tensor) -> None:
     """(M, K) by (K)."""
@@ -247,17 +259,20 @@ def layer_norm(t: Tracer, func: Any, out: Any, x: Tensor, shape: Any, *args: Any
 
 @rule("native_group_norm")
 def group_norm(t: Tracer, func: Any, out: Any, x: Tensor, weight: Any, bias: Any, *sizes: Any) -> None:
-    """Over groups of channels: whole groups go, so that the others keep their statistics."""
+    """Over groups of channels: whole groups go, so that the others keep their statistics. One group is a LayerNorm."""
     groups = sizes[3]
     axes = list(t.axes(x))
     for own in (weight, bias):
         if own is not None:
             axes[1] = t.unify(func, axes[1], t.axes(own)[0])
-    group, inner = split(axes[1], axes[1].size // groups)
-    t.fix(func, inner, f"inside the {groups} groups of a norm: whole groups go")
     axes[1] = t.normalise(func, axes[1])
-    if not isinstance(t.running(), nn.GroupNorm):
-        t.fix(func, group, f"a norm of {groups} groups outside of a norm module, which would follow a cut")
+    if groups == 1:
+        t.reduce(func, x, (1,), maskable=True)
+    else:
+        group, inner = split(axes[1], axes[1].size // groups)
+        t.fix(func, inner, f"inside the {groups} groups of a norm: whole groups go")
+        if not isinstance(t.running(), nn.GroupNorm):
+            t.fix(func, group, f"a norm of {groups} groups outside of a norm module, which would follow a cut")
     t.label(tensors(out)[0], axes)
 
 
@@ -396,6 +411,18 @@ def gather(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: int, index: Tensor
     for d in range(x.ndim):
         if d != dim % x.ndim:
             axes[d] = t.unify(func, axes[d], t.axes(index)[d])
+    t.label(out, axes)
+
+
+@rule("index_add", "index_add_", "index_copy", "index_copy_")
+def index_add(t: Tracer, func: Any, out: Tensor, x: Tensor, dim: int, index: Tensor, source: Tensor, **kwargs: Any) -> None:
+    """Positions of one axis changed by number; the other axes are the same."""
+    axes = list(t.axes(x))
+    for axis in (axes[dim], t.axes(source)[dim]):
+        t.fix(func, axis, "its positions are chosen by number")
+    for d in range(x.ndim):
+        if d != dim % x.ndim:
+            axes[d] = t.unify(func, axes[d], t.axes(source)[d])
     t.label(out, axes)
 
 

@@ -6,6 +6,7 @@ Rules as in `rules`, registered in `SHAPES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -138,12 +139,14 @@ def repeat(t: Tracer, func: Any, out: Tensor, x: Tensor, times: Sequence[int]) -
     t.label(out, [product([constant(n, t.place(func)), axis]) for n, axis in zip(times, axes, strict=True)])
 
 
-@rule("diagonal", "unfold", "as_strided")
-def irregular(t: Tracer, func: Any, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Positions of several axes at once."""
-    if out.shape != x.shape or out.stride() != x.stride():
+@rule("as_strided", "as_strided_")
+def as_strided(t: Tracer, func: Any, out: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], *args: Any) -> None:
+    """Other strides for axes of size 1 of a contiguous tensor; all else may mix positions."""
+    labels = t.labels(x)
+    plain = [prod(size[d + 1 :]) == stride[d] for d in range(len(size)) if size[d] > 1]
+    if list(size) != [axis.size for axis in labels.axes] or not all(plain) or any(args) or not (out is x or x.is_contiguous()):
         raise IrregularError
-    t.label(out, *t.labels(x))
+    t.label(out, *labels)
 
 
 @rule("view_as_complex", "view_as_real")
