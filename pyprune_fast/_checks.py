@@ -32,7 +32,8 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
     Copied are only what torch or DLPack has no word for: negative strides, negative and conjugate views.
     """
     if isinstance(value, Tensor):
-        return value.detach().resolve_conj().resolve_neg()
+        plain = value.detach()
+        return plain.resolve_conj().resolve_neg() if plain.is_conj() or plain.is_neg() else plain
     if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
         value = value.copy()  # torch knows no negative strides, and from_dlpack ends the process on them
     if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":  # ml_dtypes: NumPy itself cannot export it

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from pyprune_fast._checks import check_choice
@@ -30,6 +31,7 @@ PROOFS = ("auto", "shapes", "values")
 CHEAP = 20_000_000
 
 
+@torch.inference_mode(False)  # inside of it, operations are not seen as the parts that they are made of
 def find_groups(
     model: nn.Module,
     inputs: Any,

@@ -9,6 +9,7 @@ from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
 from .loop import HRel, Pruner, Result, Round
 from .measure import latency, peak_memory
+from .norms import group_norms
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "count_cost",
     "fast_dtype",
     "fine_tune",
+    "group_norms",
     "group_scores",
     "hrel_schedule",
     "latency",

@@ -127,7 +127,8 @@ def take_axes(cuts: Sequence[tuple[Tensor, Axes]]) -> list[Tensor]:
         shaped = [_Shaped.of(*cuts[i], indices) for i in numbers]
         taken = ops.take_all([(s.x, s.rows, s.columns) for s in shaped])
         for i, s, out in zip(numbers, shaped, taken, strict=True):
-            outs[i] = out.reshape(s.shape).permute(s.back)
+            whole = out.view(s.shape)
+            outs[i] = whole.permute(s.back) if s.back else whole
     return [out for out in outs if out is not None]
 
 
@@ -185,14 +186,16 @@ class _Shaped(NamedTuple):
     rows: Tensor | None
     columns: Tensor | None
     shape: tuple[int, ...]  # of the result, axes in the order of memory
-    back: tuple[int, ...]  # their order in the tensor
+    back: tuple[int, ...]  # their order in the tensor; empty where it is the same
 
     @classmethod
     def of(cls, x: Tensor, axes: Axes, indices: _Indices) -> _Shaped:
-        order = _order_of_memory(x)
-        back = tuple(sorted(range(x.ndim), key=order.__getitem__))
-        x = x.permute(order)
-        axes = {order.index(dim): axis for dim, axis in axes.items()}
+        back: tuple[int, ...] = ()
+        if not x.is_contiguous():
+            order = _order_of_memory(x)
+            back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+            x = x.permute(order)
+            axes = {order.index(dim): axis for dim, axis in axes.items()}
         shape = cut_shape(x.shape, axes)
         last = max(axes)
         axis, before = axes[last], {d: a for d, a in axes.items() if d < last}

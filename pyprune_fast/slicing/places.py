@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from pyprune_fast.parallel import is_dtensor
 
 from .plan import Plan
 
+Modules = Iterable[tuple[str, nn.Module]]
 
-@dataclass(frozen=True)
-class Place:
+
+class Place(NamedTuple):
     """Where a module holds a tensor."""
 
     module: nn.Module
@@ -23,23 +24,33 @@ class Place:
 
     def get(self) -> Tensor:
         """The tensor that the module holds there."""
-        held: Tensor = getattr(self.module, self.kind)[self.name]
+        held: Tensor = vars(self.module)[self.kind][self.name]
         return held
 
     def put(self, tensor: Tensor) -> None:
         """Makes the module hold this tensor."""
         # The dictionaries are written directly: __setattr__ would run checks of foreign wrappers and lose the order.
-        getattr(self.module, self.kind)[self.name] = tensor
+        vars(self.module)[self.kind][self.name] = tensor
 
 
-def held_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[int, list[Place]]]:
-    """Lists all parameters and buffers by every name, and where each object is held; a tied one is held in several places."""
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Lists the modules by every name. A walk takes as long as cutting a few tensors: one serves for all that look at them."""
+    return list(model.named_modules(remove_duplicate=False))
+
+
+def held_tensors(model: nn.Module, modules: Modules | None = None) -> tuple[dict[str, Tensor], dict[int, list[Place]]]:
+    """Lists all parameters and buffers by every name, and where each object is held; a tied one is held in several places.
+
+    Args:
+        model: The model.
+        modules: Its `named_modules`, where they are known already.
+    """
     tensors: dict[str, Tensor] = {}
     places: dict[int, list[Place]] = {}
     seen: set[Place] = set()
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in modules or named_modules(model):
         for kind in ("_parameters", "_buffers"):
-            for name, tensor in getattr(module, kind).items():
+            for name, tensor in vars(module)[kind].items():
                 if tensor is None:
                     continue
                 tensors[f"{prefix}.{name}" if prefix else name] = tensor
@@ -71,22 +82,23 @@ def _instead_of(model: nn.Module, name: str) -> str:
     return f"one that is computed: parametrised, or under a pruning mask ({remedy})" if computed else "none"
 
 
-def check_unwrapped(where: str, model: nn.Module) -> None:
+def check_unwrapped(where: str, modules: Modules) -> None:
     """ValueError naming a wrapper that would go on with the uncut parameters."""
-    for module in model.modules():
-        kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), "")
+    for cls in {type(module) for _, module in modules}:
+        kind = next((base.__name__ for base in cls.__mro__ if base.__name__ in _WRAPPERS), "")
         if kind:
             raise ValueError(f"{where}: model: wanted a model without {kind}, which {_WRAPPERS[kind]}")
 
 
-def check_plain(where: str, model: nn.Module, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+def check_plain(where: str, tensors: Mapping[str, Tensor], places: Mapping[int, list[Place]], names: Iterable[str]) -> None:
     """ValueError naming a tensor that cannot be cut: sparse, of a class of its own, or one that another is computed from."""
     for name in names:
-        tensor, module = tensors[name], model.get_submodule(name.rpartition(".")[0])
-        masked = name.endswith("_orig") and hasattr(module, f"{name.rpartition('.')[2].removesuffix('_orig')}_mask")
+        tensor = tensors[name]
+        place = places[id(tensor)][0]
+        masked = name.endswith("_orig") and hasattr(place.module, f"{place.name.removesuffix('_orig')}_mask")
         if masked or ".parametrizations." in f".{name}":
             raise ValueError(f"{where}: tensor {name!r}: wanted a plain tensor, got one that another is computed from")
-        if not is_dtensor(tensor) and type(tensor) not in (nn.Parameter, Tensor):
+        if type(tensor) not in (nn.Parameter, Tensor) and not is_dtensor(tensor):
             raise ValueError(f"{where}: tensor {name!r}: wanted a plain tensor, got a {type(tensor).__name__}")
         for what, x in (("it", tensor), ("its gradient", tensor.grad)):
             if x is not None and x.layout is not torch.strided:

@@ -9,7 +9,7 @@ FSDP2 notes the shapes of parameters when it wraps a module; `follow` renews the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -109,10 +109,8 @@ def settle(model: nn.Module) -> None:
                 f"apply: model: wanted an FSDP2 whose parameters have {missing}, got that of torch {torch.__version__}; "
                 "cut before fully_shard"
             )
-    modules: Iterable[Any] = model.modules()
-    for module in modules:
-        if hasattr(module, "_get_fsdp_state"):
-            module.reshard()
+    for module in _fsdp_modules(model):
+        module.reshard()
 
 
 def follow(model: nn.Module) -> None:
@@ -134,8 +132,10 @@ def follow(model: nn.Module) -> None:
 
 
 def _fsdp_parameters(model: nn.Module) -> Iterator[Any]:
-    modules: Iterable[Any] = model.modules()
-    for module in modules:
-        state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
-        for group in getattr(state, "_fsdp_param_groups", ()):
+    for module in _fsdp_modules(model):
+        for group in getattr(module._get_fsdp_state(), "_fsdp_param_groups", ()):
             yield from group.fsdp_params
+
+
+def _fsdp_modules(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(type(module), "_get_fsdp_state")]

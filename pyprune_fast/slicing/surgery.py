@@ -19,7 +19,7 @@ from pyprune_fast.parallel import is_dtensor
 from .attributes import derive, has_widths, narrowed
 from .compensation import Compensation
 from .kept import Axes, cut_shape, kept_axes
-from .places import Place, check_extents, check_plain, check_unwrapped, held_tensors
+from .places import Modules, Place, check_extents, check_plain, check_unwrapped, held_tensors, named_modules
 from .plan import Plan
 from .sharded import check_placements, take_tensors
 
@@ -108,16 +108,17 @@ def operate(
     optimizer: Optimizer | Sequence[Optimizer] | None,
 ) -> Operation:
     """Reads the model and the optimisers, and checks all that could go wrong; arguments and errors as of `apply`."""
-    check_unwrapped("apply", model)
-    tensors, places = held_tensors(model)
+    modules = named_modules(model)
+    check_unwrapped("apply", modules)
+    tensors, places = held_tensors(model, modules)
     check_extents("apply", model, tensors, plan)
-    check_plain("apply", model, tensors, plan.extents)
+    check_plain("apply", tensors, places, plan.extents)
     held = held_of(tensors, places, plan, _values(tensors, plan, compensation))
     states = States("apply", as_optimizers("apply", optimizer), held)
     for h in held:
         if h.changes:
             _check_states(h, states)
-    before, after = _widths(model, {id(h.tensor): h.axes for h in held if h.axes})
+    before, after = _widths(modules, {id(h.tensor): h.axes for h in held if h.axes})
     for module, widths in _bare_widths(model, plan):
         before.append((module, {name: getattr(module, name) for name in widths}))
         after.append((module, widths))
@@ -131,9 +132,10 @@ def _check_states(held: Held, states: States) -> None:
                 raise ValueError(f"apply: optimizer: state {key!r} of {held.name!r}: wanted a tensor, got {describe(entry)}")
     parts = parts_of(held, states)
     axes_of(held, parts)  # raises for a shape that no rule covers
-    for x in parts.values():
-        if is_dtensor(x):
-            check_placements("apply", held.name, x)
+    if is_dtensor(parts["value"]):
+        for x in parts.values():
+            if is_dtensor(x):  # all but scalars
+                check_placements("apply", held.name, x)
 
 
 def held_of(
@@ -170,7 +172,10 @@ def axes_of(held: Held, parts: Parts) -> dict[str, Axes]:
     shape = parts["value"].shape
     found: dict[str, Axes] = {}
     for key, x in parts.items():
-        if key.startswith("state") and x.numel() == 1:
+        if not key.startswith("state"):
+            found[key] = held.axes
+            continue
+        if not held.axes or x.numel() == 1:
             found[key] = {}
             continue
         if x.ndim != len(shape) or any(own not in (extent, 1) for own, extent in zip(x.shape, shape, strict=True)):
@@ -268,14 +273,16 @@ def _values(tensors: Mapping[str, Tensor], plan: Plan, compensation: Compensatio
     return {id(tensors[name]): value for name, value in compensation.tensors.items()}
 
 
-def _widths(model: nn.Module, axes: Mapping[int, Axes]) -> tuple[Widths, Widths]:
+def _widths(modules: Modules, axes: Mapping[int, Axes]) -> tuple[Widths, Widths]:
     """Width attributes before and after, of the modules that write widths down and have a tensor that is cut."""
     before: Widths = []
     after: Widths = []
-    for prefix, module in model.named_modules():
-        if not has_widths(module):
+    seen = set()
+    for prefix, module in modules:
+        if module in seen or not has_widths(module):
             continue
-        own = held_tensors(module)[0]
+        seen.add(module)
+        own = held_tensors(module, None if module._modules else [("", module)])[0]
         cut = {name: axes[id(tensor)] for name, tensor in own.items() if id(tensor) in axes}
         if cut:
             shapes = {name: cut_shape(tensor.shape, cut.get(name, {})) for name, tensor in own.items()}
