@@ -1,31 +1,16 @@
-"""What operations that only move positions do to axes: views, transposes, cuts, joins, padding, pooling.
-
-Rules as in `rules`, registered in `SHAPES`.
-"""
+"""What operations that only move positions do to axes: views, transposes, cuts, joins, padding, pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from .axes import Axis, IrregularError, concat, constant, cut, piece, product, split
+from .registry import rule
 from .tracer import Labels, Source, Tracer, tensors
-
-Rule = Callable[..., None]
-SHAPES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule under the names of operations."""
-
-    def register(function: Rule) -> Rule:
-        SHAPES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy")
