@@ -52,7 +52,7 @@ def models(quick: bool) -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
         "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True,
     }  # fmt: skip
-    llama = hf.LlamaConfig(**(small | words | {"num_key_value_heads": 2} if quick else one_billion))
+    llama = hf.LlamaConfig(**(small | words | {"num_key_value_heads": 1} if quick else one_billion))
     side = 32 if quick else 224
     makers: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         "resnet50": lambda: (resnet50(), torch.zeros(1, 3, side, side)),
