@@ -63,7 +63,7 @@ def cost_after(model: nn.Module, plan: Plan, example_inputs: Any) -> Cost:
         Cost(parameters=20, macs=15)
     """
     copy = meta_copy(model)
-    apply(copy, plan)
+    apply(copy, plan, undo=False)
     return _count(copy, example_inputs)
 
 
