@@ -205,13 +205,12 @@ def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -
 
 
 def _layers(entry: _Class, namer: _Namer) -> Iterator[str]:
-    """Layers whose outputs are exactly the channels, one by one."""
-    names = {
-        name
-        for member, source in zip(entry.members, entry.sources, strict=True)
-        if (member.offset, member.block) == (0, 1) and namer.tensors[member.tensor].shape[member.dim] == entry.leaf.size
-        for name in namer.layers.get(source, ())
-    }
+    """Layers whose outputs are the channels, one by one or in blocks."""
+    owned: dict[Source, int] = {}
+    for member, source in zip(entry.members, entry.sources, strict=True):
+        owned[source] = owned.get(source, 0) + member.block * entry.leaf.size
+    whole = [source for source, count in owned.items() if namer.tensors[source[0]].shape[source[1]] == count]
+    names = {name for source in whole for name in namer.layers.get(source, ())}
     return (name for name in namer.modules if name in names)
 
 

@@ -29,13 +29,23 @@ def copy_model(model: nn.Module, convert: Callable[[str, Tensor], Tensor]) -> nn
             if isinstance(value, dict) and "_hooks" in key:
                 memo[id(value)] = OrderedDict()
         # Plain attributes are included: a masked or parametrised weight is one, and would refuse to be copied.
-        held: dict[str, Any] = {**vars(module), **module._buffers, **module._parameters}
+        held: dict[str, Any] = {**_plain(module), **module._buffers, **module._parameters}
         for name, tensor in held.items():
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 new = convert(name, tensor)
                 learns = isinstance(tensor, nn.Parameter) and new.dtype.is_floating_point
                 memo[id(tensor)] = nn.Parameter(new, requires_grad=learns) if isinstance(tensor, nn.Parameter) else new
     return copy.deepcopy(model, memo).eval()
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Tensors that a module holds outside of its state: as attributes, or in containers that are."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if not name.startswith("_") or isinstance(value, Tensor):
+            leaves = pytree.tree_leaves(value) if isinstance(value, dict | list | tuple) else [value]
+            found |= {f"{name}.{i}" if i else name: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    return found
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """Dependency groups: which channels of which layers can only be removed together.
 
 The model runs without numbers under a tracer that labels every axis of every tensor; each variable that comes out is a
-group. See `axes` for the labels, `rules` and `shapes` for what operations do to them, `trial` for the proofs.
+group. See `axes` for the labels, `rules` for what operations do to them, `trial` for the proofs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Letters: m the masks of one group, 1 keeps a channel and 0 takes it away; x an a
     sums, lengths  over m_c x_c
 
 With masks of 0 and 1 this equals the cut model up to rounding; in between it is differentiable in the masks. Grouped
-norms and grouped convolutions lose whole groups and need nothing of their own; a BatchNorm keeps to its channel.
+norms and grouped convolutions lose whole groups and need nothing of their own (a GroupNorm of one group is a LayerNorm);
+a BatchNorm keeps to its channel.
 """
 
 from __future__ import annotations
@@ -190,6 +191,8 @@ class _Weighing(TorchFunctionMode):
             return func(x, *args[1:], **kwargs)
         if kind == "layer_norm":
             return _layer_norm(x, mask, *args[1:], **kwargs)
+        if kind == "group_norm":
+            return _one_group(x, mask, *args[1:], **kwargs)
         if kind == "rms_norm":
             return _rms_norm(x, mask, *args[1:], **kwargs)
         result = func(x * mask, *args[1:], **kwargs)
@@ -215,6 +218,13 @@ def _layer_norm(
     out = centred * ((centred * centred * share).mean(dims, keepdim=True) + eps).rsqrt()
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
+
+
+def _one_group(x: Tensor, mask: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    """A GroupNorm of one group: a LayerNorm over channels and sites, with a scale for each channel."""
+    out = _layer_norm(x, mask.expand(1, *x.shape[1:]), x.shape[1:], eps=eps)
+    out = out if weight is None else out * _along(x, 1, weight)
+    return out if bias is None else out + _along(x, 1, bias)
 
 
 def _rms_norm(x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:

@@ -1,30 +1,16 @@
-"""What operations that only move positions do to axes: views, transposes, cuts, joins, padding, pooling.
-
-Rules as in `rules`, registered in `SHAPES`.
-"""
+"""What operations that only move positions do to axes: views, transposes, cuts, joins, padding, pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from .axes import Axis, IrregularError, concat, constant, cut, piece, product, split
+from .registry import rule
 from .tracer import Labels, Source, Tracer, tensors
-
-Rule = Callable[..., None]
-SHAPES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule under the names of operations."""
-
-    def register(function: Rule) -> Rule:
-        SHAPES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy")
@@ -138,12 +124,14 @@ def repeat(t: Tracer, func: Any, out: Tensor, x: Tensor, times: Sequence[int]) -
     t.label(out, [product([constant(n, t.place(func)), axis]) for n, axis in zip(times, axes, strict=True)])
 
 
-@rule("diagonal", "unfold", "as_strided")
-def irregular(t: Tracer, func: Any, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Positions of several axes at once."""
-    if out.shape != x.shape or out.stride() != x.stride():
+@rule("as_strided", "as_strided_")
+def as_strided(t: Tracer, func: Any, out: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], *args: Any) -> None:
+    """Other strides for axes of size 1 of a contiguous tensor; all else may mix positions."""
+    labels = t.labels(x)
+    plain = [prod(size[d + 1 :]) == stride[d] for d in range(len(size)) if size[d] > 1]
+    if list(size) != [axis.size for axis in labels.axes] or not all(plain) or any(args) or not (out is x or x.is_contiguous()):
         raise IrregularError
-    t.label(out, *t.labels(x))
+    t.label(out, *labels)
 
 
 @rule("view_as_complex", "view_as_real")

@@ -46,6 +46,7 @@ class Product:
 REDUCING: dict[Callable[..., Any], str] = {
     torch.nn.functional.layer_norm: "layer_norm",
     torch.nn.functional.rms_norm: "rms_norm",
+    torch.nn.functional.group_norm: "group_norm",
     torch.mean: "mean",
     Tensor.mean: "mean",
     torch.sum: "sum",
@@ -124,8 +125,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation, then its rule."""
         kwargs = kwargs or {}
+        # Its rule sees the tensor only afterwards, in its new layout.
+        moved = func is torch.ops.aten.as_strided_.default and not args[0].is_contiguous()
         out = func(*args, **kwargs)
-        rule = self._rule_of(func)
+        rule = None if moved else self._rule_of(func)
         try:
             if rule is None:
                 self.opaque(func, (args, kwargs), out)

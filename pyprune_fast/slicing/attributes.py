@@ -42,8 +42,13 @@ def _group_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
     if "weight" not in shapes:
         return {}
     (width,) = shapes["weight"]
-    # Whole groups go, so that the others keep their statistics.
-    return {"num_channels": width, "num_groups": width // (layer.num_channels // layer.num_groups)}
+    return _groups(layer, width)
+
+
+def _groups(layer: Any, width: int) -> dict[str, Any]:
+    # Whole groups go, so that the others keep their statistics; one group is a LayerNorm, and stays one.
+    own = layer.num_channels // layer.num_groups
+    return {"num_channels": width, "num_groups": width // own if layer.num_groups > 1 else 1}
 
 
 def _layer_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -161,8 +166,7 @@ def narrowed(module: Any, removed: int) -> dict[str, Any]:
         {'num_channels': 4, 'num_groups': 1}
     """
     if isinstance(module, nn.GroupNorm):
-        channels = module.num_channels - removed
-        return {"num_channels": channels, "num_groups": channels // (module.num_channels // module.num_groups)}
+        return _groups(module, module.num_channels - removed)
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         *outer, last = module.normalized_shape
         return {"normalized_shape": (*outer, last - removed)}

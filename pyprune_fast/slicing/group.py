@@ -75,7 +75,8 @@ class Group:
     Attributes:
         name: Qualified name of the root layer; of the tensor, with the first position, where a layer holds several groups.
         channels: Number of channels.
-        layers: The layers whose output channels are this group's channels, in the model's order; scores are read there.
+        layers: The layers whose outputs are this group's channels, one by one or in blocks, in the model's order; scores are
+            read there.
         members: Every axis of every tensor that the channels own.
         fixed: Why the group may not be cut, such as ``"the model's output"``; empty for a prunable group.
         kind: "intra": inside one component; "coupling": shared by several; "interface": the model's inputs or outputs.
