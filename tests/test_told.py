@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 import torch
 from torch import nn
 
-from pyprune_fast.graph import EntryPoint, MaskedModel, Tie, UntiedWarning, find_groups, group_table
+from pyprune_fast.graph import EntryPoint, MaskedModel, Tie, UntiedWarning, draw_groups, find_groups, group_table
 from pyprune_fast.prune.cost import count_cost
 from pyprune_fast.slicing import Plan, apply
 
@@ -190,6 +192,15 @@ def test_protection_and_policies_reach_plan_and_table():
         find_groups(model, entries(), ties=TIES, policies={"nowhere": "joint"})
     with pytest.raises(ValueError, match="policies: 'q1.0': wanted 'joint', 'frozen' or a fraction"):
         find_groups(model, entries(), ties=TIES, policies={"q1.0": 2})
+
+
+def test_the_drawing_shows_components_and_groups():
+    groups = find_groups(lively(), entries(), ties=TIES, components={"<world>": ["encoder", "dynamics"]})
+    image = ElementTree.fromstring(draw_groups(groups))
+    texts = [text.text for text in image.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["<world>", "root", *(f"{g.name}: {g.channels} x {g.parameters:,} parameters" for g in groups)]
+    assert len(list(image.iter("{http://www.w3.org/2000/svg}path"))) == sum(len(group.components) for group in groups)
+    assert any("entry point 'next''s output" in title.text for title in image.iter("{http://www.w3.org/2000/svg}title"))
 
 
 def test_components_by_prefix():
