@@ -109,7 +109,7 @@ def test_an_untied_recurrence_is_warned_of_and_a_tie_joins_it():
     """F2: without the tie, the state's successor looks like a matter of its own."""
     with pytest.warns(UntiedWarning, match=r"output 0 of entry point 'next' has 50 channels.*'dynamics'"):
         groups = by_name(find_groups(lively(), entries(), ties=LATENT))
-    assert groups["dynamics.4"].fixed == "entry point 'next''s output"
+    assert groups["dynamics.4"].fixed == "an output of 'next'"
     step = EntryPoint(lambda model, x, a: model.next(model.encode(x), a), (torch.randn(3, 5), torch.randn(3, 1)))
     with pytest.warns(UntiedWarning):
         find_groups(lively(), {"step": step}, ignore=["policy", "q1", "q2"])
@@ -200,7 +200,7 @@ def test_the_drawing_shows_components_and_groups():
     texts = [text.text for text in image.iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["<world>", "root", *(f"{g.name}: {g.channels} x {g.parameters:,} parameters" for g in groups)]
     assert len(list(image.iter("{http://www.w3.org/2000/svg}path"))) == sum(len(group.components) for group in groups)
-    assert any("entry point 'next''s output" in title.text for title in image.iter("{http://www.w3.org/2000/svg}title"))
+    assert any("an output of 'next'" in title.text for title in image.iter("{http://www.w3.org/2000/svg}title"))
 
 
 def test_components_by_prefix():

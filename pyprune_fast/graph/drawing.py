@@ -60,6 +60,7 @@ def _box(x: float, y: float, text: str, colour: str, tip: str, pale: bool) -> st
     title = f"<title>{escape(f'{text}: {tip}' if tip else text)}</title>"
     return (
         f'<g opacity="{0.45 if pale else 1}">{title}'
-        f'<rect x="{x}" y="{y - _ROW / 2:.1f}" width="{_WIDE}" height="{_ROW}" rx="4" fill="white" stroke="{colour}" stroke-width="1.5"/>'
+        f'<rect x="{x}" y="{y - _ROW / 2:.1f}" width="{_WIDE}" height="{_ROW}" rx="4" '
+        f'fill="white" stroke="{colour}" stroke-width="1.5"/>'
         f'<text x="{x + 8}" y="{y + 4.5:.1f}" fill="{colour}">{escape(shown)}</text></g>'
     )
