@@ -346,3 +346,24 @@ def test_parts_of_a_concat_are_the_groups_whatever_the_order_of_layers():
     groups = find_groups(Wide(), torch.randn(2, 3))
     assert {g.name: g.channels for g in groups if not g.fixed} == {"a": 4, "b": 6}
     assert "wide" not in by_name(groups)
+
+
+@pytest.mark.parametrize("net", ["chain", "residual", "concat", "channels_last_flatten", "tied"])
+def test_blocks_of_channels(net):
+    model, x = build(net)
+    single, double = (by_name(find_groups(model, x, blocks=size)) for size in (1, 2))
+    assert list(single) == list(double)
+    assert any(group.channels < single[name].channels for name, group in double.items())
+    twin = MaskedModel(model, double.values(), x)
+    for name, group in double.items():
+        if group.fixed:
+            continue
+        assert group.channels in (single[name].channels, single[name].channels // 2)
+        mask = torch.ones(group.channels).index_fill_(0, torch.tensor([0]), 0)
+        with torch.no_grad():
+            wanted = twin.run({name: mask})
+        parameters = sum(p.numel() for p in model.parameters())
+        cut = apply(model, Plan.of(model, double.values(), {name: [0]}))
+        assert parameters - sum(p.numel() for p in model.parameters()) == group.parameters
+        torch.testing.assert_close(outputs(model, x)[0], wanted, rtol=0, atol=1e-5)
+        cut.undo()

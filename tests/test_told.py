@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 import torch
 from torch import nn
 
-from pyprune_fast.graph import EntryPoint, MaskedModel, Tie, UntiedWarning, find_groups, group_table
+from pyprune_fast.graph import EntryPoint, MaskedModel, Tie, UntiedWarning, draw_groups, find_groups, group_table
 from pyprune_fast.prune.cost import count_cost
 from pyprune_fast.slicing import Plan, apply
 
@@ -107,7 +109,7 @@ def test_an_untied_recurrence_is_warned_of_and_a_tie_joins_it():
     """F2: without the tie, the state's successor looks like a matter of its own."""
     with pytest.warns(UntiedWarning, match=r"output 0 of entry point 'next' has 50 channels.*'dynamics'"):
         groups = by_name(find_groups(lively(), entries(), ties=LATENT))
-    assert groups["dynamics.4"].fixed == "entry point 'next''s output"
+    assert groups["dynamics.4"].fixed == "an output of 'next'"
     step = EntryPoint(lambda model, x, a: model.next(model.encode(x), a), (torch.randn(3, 5), torch.randn(3, 1)))
     with pytest.warns(UntiedWarning):
         find_groups(lively(), {"step": step}, ignore=["policy", "q1", "q2"])
@@ -190,6 +192,15 @@ def test_protection_and_policies_reach_plan_and_table():
         find_groups(model, entries(), ties=TIES, policies={"nowhere": "joint"})
     with pytest.raises(ValueError, match="policies: 'q1.0': wanted 'joint', 'frozen' or a fraction"):
         find_groups(model, entries(), ties=TIES, policies={"q1.0": 2})
+
+
+def test_the_drawing_shows_components_and_groups():
+    groups = find_groups(lively(), entries(), ties=TIES, components={"<world>": ["encoder", "dynamics"]})
+    image = ElementTree.fromstring(draw_groups(groups))
+    texts = [text.text for text in image.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["<world>", "root", *(f"{g.name}: {g.channels} x {g.parameters:,} parameters" for g in groups)]
+    assert len(list(image.iter("{http://www.w3.org/2000/svg}path"))) == sum(len(group.components) for group in groups)
+    assert any("an output of 'next'" in title.text for title in image.iter("{http://www.w3.org/2000/svg}title"))
 
 
 def test_components_by_prefix():

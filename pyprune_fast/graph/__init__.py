@@ -2,6 +2,7 @@
 
 from pyprune_fast.slicing import Group, Member
 
+from .drawing import draw_groups
 from .entries import EntryPoint, Tie, UntiedWarning
 from .groups import find_groups
 from .masked import MaskedModel
@@ -16,6 +17,7 @@ __all__ = [
     "Member",
     "Tie",
     "UntiedWarning",
+    "draw_groups",
     "find_groups",
     "group_table",
     "verify",

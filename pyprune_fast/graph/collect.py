@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from pyprune_fast.slicing import Group, Member, Width
 
-from .axes import Axis, Run, factors, find, fix, layout, leaves, segments
+from .axes import Axis, Run, factors, find, fix, layout, leaves, segments, split
 from .components import COUPLING_BOUND, Components, subtype
 from .entries import Trace
 from .tracer import NORMS, Source
@@ -46,10 +46,12 @@ class _Class:
     bare: dict[str, int] = field(default_factory=dict)  # by name of a norm without tensors: positions of a channel
 
 
-def collect(trace: Trace, components: Components) -> list[Group]:
+def collect(trace: Trace, components: Components, blocks: int) -> list[Group]:
     """Builds the groups of a traced model, in the order of their root layers."""
     order = _tensor_order(trace.model)
     parameters = {name: trace.tracer.parameters[name] for name in order if name in trace.tracer.parameters}
+    if blocks > 1:
+        _join_neighbours([parameters[name][dim] for name, dim in sorted(trace.tracer.makes)], blocks)
     hidden = {(name, dim): _one_of_each_product(axis) for name, axes in parameters.items() for dim, axis in enumerate(axes)}
     classes: dict[int, _Class] = {}
     for name, axes in parameters.items():
@@ -70,6 +72,14 @@ def collect(trace: Trace, components: Components) -> list[Group]:
     _count_macs(trace, classes)
     namer = _Namer(trace.model)
     return [_group(trace, entry, components, namer) for entry in _listed(classes, order, namer)]
+
+
+def _join_neighbours(made: Iterable[Axis], size: int) -> None:
+    """Makes one channel of ``size`` neighbours, where channels are single outputs and their number is a multiple."""
+    for axis in made:
+        for leaf, (_, _, block) in layout(axis):
+            if block == 1 and not leaf.fixed and leaf.form == "" and leaf.size > size and leaf.size % size == 0:
+                fix(split(leaf, size)[1], f"inside a block of {size} channels")
 
 
 def _listed(classes: Mapping[int, _Class], order: Mapping[str, int], namer: _Namer) -> list[_Class]:

@@ -131,19 +131,20 @@ def _run(copy: nn.Module, entries: Mapping[str, EntryPoint], ties: Sequence[Tie]
     run = Trace(copy, meta, tracer, {}, {}, set())
     tied = {end for tie in ties for end in (tie.one, tie.other)}
     for name, point in entries.items():
-        whose = "the model's" if list(entries) == ["forward"] else f"entry point {name!r}'s"
-        run.interface |= {f"{whose} input", f"{whose} output"}
+        only = list(entries) == ["forward"]
+        read, made = (
+            ("the model's input", "the model's output") if only else (f"an input of {name!r}", f"an output of {name!r}")
+        )
+        run.interface |= {read, made}
         args = inputs_of(point, meta)
-        run.inputs[name] = [
-            _label_input(tracer, x, f"{whose} input", (name, "input", i) in tied) for i, x in enumerate(tensors(args))
-        ]
+        run.inputs[name] = [_label_input(tracer, x, read, (name, "input", i) in tied) for i, x in enumerate(tensors(args))]
         tracer.examples = next((x.shape[0] for x in tensors(args) if x.ndim), 1)
         with without_numbers(meta), tracer.calls(), tracer:
             out = point.run(copy, args)
         run.outputs[name] = [tracer.axes(x) for x in tensors_in(out)]
         for number, axes in enumerate(run.outputs[name]):
             for axis in axes if (name, "output", number) not in tied else ():
-                fix(axis, f"{whose} output")
+                fix(axis, made)
     for tie in ties:
         _tie(run, tie)
     return run

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pyprune_fast._checks import check_choice
+from pyprune_fast._checks import check_choice, check_count
 from pyprune_fast.slicing import Group
 
 from .axes import fix
@@ -41,6 +41,7 @@ def find_groups(
     ignore: Sequence[str] = (),
     protect: Mapping[str, str] | None = None,
     policies: Mapping[str, str | float] | None = None,
+    blocks: int = 1,
     proof: Proof = "auto",
 ) -> list[Group]:
     """Finds the groups of channels that can be removed from a model without changing what the others compute.
@@ -63,6 +64,8 @@ def find_groups(
         protect: Groups, layers or components that must stay as they are, by name, each with a reason.
         policies: For groups by name: "joint", "frozen", or the greatest fraction of channels that may go. Default: "joint",
             with a bound of 0.5 for coupling groups.
+        blocks: So many neighbouring channels go together, where a layer has a multiple of them; heads and groups of channels
+            stay as they are.
         proof: "shapes": all groups are cut on a copy without numbers, which must run. "values": on a copy with random
             weights as well, whose outputs must equal the masked model's. "auto": "values" for models with numbers of up to 20
             million parameters.
@@ -88,6 +91,7 @@ def find_groups(
         [('0', 8, ''), ('2', 2, "the model's output")]
     """
     check_choice("find_groups", "proof", proof, PROOFS)
+    check_count("find_groups", "blocks", blocks, 1)
     modules = dict(model.named_modules())
     for name in ignore:
         if name not in modules:
@@ -99,7 +103,7 @@ def find_groups(
     idle = _idle(trace, ignore)
     for name in ignore:
         _fix_outputs(trace, name)
-    groups = collect(trace, partition)
+    groups = collect(trace, partition, blocks)
     if are_entries(inputs):
         warn_untied(trace, groups, partition, ties)
     groups = _with_policies(_protected(groups, partition, protect or {}), policies or {})

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from pyprune_fast.slicing import Group, Member
 from pyprune_fast.slicing.places import held_tensors
 
-from .axes import Axis, Run, layout
+from .axes import Axis, Run, layout, split
 from .entries import EntryPoint, Tie, Trace, read_entries, run_entries
 from .tracer import REDUCING, Site
 
@@ -142,6 +142,10 @@ def variable(trace: Trace, group: Group) -> Axis:
         for leaf, run in layout(axes[member.dim]) if member.dim < len(axes) else ():
             if run == (member.offset, member.step, member.block) and leaf.size == group.channels:
                 return leaf
+            # A group of blocks: the variable of a new trace has not been split yet.
+            size, left = divmod(leaf.size, group.channels)
+            if size > 1 and not left and run[0] == member.offset and run[1] * size == member.step:
+                return split(leaf, size)[0]
     raise ValueError(f"MaskedModel: groups: wanted groups of this model with these inputs, got {group.name!r}")
 
 
@@ -182,7 +186,7 @@ class _Weighing(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func not in REDUCING:
             return func(*args, **kwargs)
-        kind, dims = next(self._sites)
+        kind, dims = next(self._sites, ("nothing", {}))
         if kind != REDUCING[func]:
             raise RuntimeError(f"MaskedModel.run: wanted the operations of the example inputs, got {REDUCING[func]} for {kind}")
         x = args[0] if args else kwargs.pop("input")
