@@ -8,10 +8,14 @@ from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
+from .gate import Limit, Verdict, compression_limit, gate
 from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
+from .lyapunov import LyapunovTest, lyapunov_test
 from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
+from .release import Release
+from .rollout import Rollout, Stage, rollout, stages_by_groups, stages_by_share
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
@@ -23,31 +27,43 @@ __all__ = [
     "Curve",
     "HRel",
     "Journal",
+    "Limit",
+    "LyapunovTest",
     "Measurement",
     "Metric",
     "Plan",
     "Pruner",
+    "Release",
     "Result",
+    "Rollout",
     "Round",
+    "Stage",
     "Table",
     "Target",
+    "Verdict",
     "accuracy",
     "allocate",
     "compare",
+    "compression_limit",
     "cost_after",
     "count_cost",
     "evaluate",
     "fast_dtype",
     "fine_tune",
+    "gate",
     "group_scores",
     "hrel_schedule",
     "latency",
     "loss_curves",
     "lowest",
+    "lyapunov_test",
     "mean_loss",
     "metrics",
     "peak_memory",
     "plan_by_curves",
     "plan_for",
+    "rollout",
     "score",
+    "stages_by_groups",
+    "stages_by_share",
 ]
