@@ -14,12 +14,15 @@ from .loop import HRel, Pruner, Result, Round
 from .lyapunov import LyapunovTest, lyapunov_test
 from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
+from .monitor import Alert, Baseline, Monitor
 from .release import Release
 from .rollout import Rollout, Stage, rollout, stages_by_groups, stages_by_share
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
+    "Alert",
+    "Baseline",
     "Case",
     "Comparison",
     "Cost",
@@ -31,6 +34,7 @@ __all__ = [
     "LyapunovTest",
     "Measurement",
     "Metric",
+    "Monitor",
     "Plan",
     "Pruner",
     "Release",

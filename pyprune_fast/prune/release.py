@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from pyprune_fast.slicing import Cut, Plan, apply
 from pyprune_fast.slicing.fingerprint import fingerprint
 
+from .files import load_tensors, save_tensors
 from .rollout import AFTER, Rollout, check_bound
 
 FORMAT = "pyprune_fast.release"
@@ -83,13 +83,7 @@ class Release:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the release to a file, which is replaced in one step."""
-        target = Path(path)
-        draft = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        try:
-            torch.save({"format": FORMAT, "plans": [plan.to_json() for plan in self.plans], "state": self.state}, draft)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        save_tensors({"plans": [plan.to_json() for plan in self.plans], "state": self.state}, path, FORMAT)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Release:
@@ -98,9 +92,7 @@ class Release:
         Raises:
             ValueError: another file.
         """
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"Release.load: {os.fspath(path)}: wanted a file that Release.save wrote, got another")
+        data = load_tensors(path, FORMAT, "Release.load")
         return Release(tuple(Plan.from_json(text) for text in data["plans"]), data["state"])
 
 
