@@ -3,6 +3,7 @@
 from pyprune_fast.slicing import Plan
 
 from . import metrics
+from .advisor import Advice, advise, sample_metrics
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
@@ -21,6 +22,7 @@ from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
+    "Advice",
     "Alert",
     "Baseline",
     "Case",
@@ -46,6 +48,7 @@ __all__ = [
     "Target",
     "Verdict",
     "accuracy",
+    "advise",
     "allocate",
     "compare",
     "compression_limit",
@@ -67,6 +70,7 @@ __all__ = [
     "plan_by_curves",
     "plan_for",
     "rollout",
+    "sample_metrics",
     "score",
     "stages_by_groups",
     "stages_by_share",
