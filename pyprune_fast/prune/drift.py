@@ -7,7 +7,7 @@ Letters: F features, L levels, n and m examples of window and reference; p and q
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +19,8 @@ from pyprune_fast._checks import FLOATS, check_count, describe
 from pyprune_fast.levels import MAX_LEVELS, Levels
 
 from .chances import chi_square_tail, kolmogorov_tail, wilson
+
+Features = Callable[[Any], Tensor]
 
 LEAST_EXPECTED = 20  # examples of a level, for the chi-square law of PSI; at 1e-4 it then errs by a tenth
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from pyprune_fast.slicing import Plan
 from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .chances import spearman
-from .drift import FeatureCounts, more_missing, shifts, summaries
+from .drift import FeatureCounts, Features, more_missing, shifts, summaries
 from .files import load_tensors, save_tensors
 from .metrics.estimate import Rate, plain_number
 from .metrics.metric import Metric
@@ -28,7 +28,6 @@ from .metrics.table import evaluate
 from .rollout import AFTER
 
 FORMAT = "pyprune_fast.baseline"
-Features = Callable[[Any], Tensor]
 RATES = ("accuracy", "agreement")
 
 
@@ -123,7 +122,7 @@ class Monitor:
     """Counts a window of what the model meets, and compares it with the baseline.
 
     Args:
-        model: the model at work; only its weights are looked at, and by `check` the metrics measure it.
+        model: the model at work; its weights are looked at, and `check_metrics` measures it.
         baseline: for these very weights.
         floors: name of a rate ("accuracy", "agreement") -> least acceptable; an alarm means that it surely is below.
         level: chance that a window without drift raises an alarm about inputs or rates.
@@ -196,28 +195,55 @@ class Monitor:
         self.examples += len(rows)
         return self
 
-    def check(
-        self, *, metrics: Sequence[Metric] = (), scores: Mapping[str, Tensor] | None = None, keep: bool = False
-    ) -> list[Alert]:
+    def check(self) -> list[Alert]:
         """Compares the window with the baseline, and begins a new one.
 
-        Args:
-            metrics: measured now; an alarm means that a floor is surely missed (with the metric's own confidence).
-            scores: of the model's channels, now: layer name -> (C,); compared with the baseline's.
-            keep: go on with the same window.
+        Returns:
+            The alerts, inputs first, then rates; none if all is quiet.
+        """
+        share = self.level / (3 * self._inputs.levels.channels + len(self.floors))
+        alerts = [*self._input_alerts(share), *self._rate_alerts(share)]
+        self.reset()
+        return alerts
+
+    def check_metrics(self, metrics: Sequence[Metric]) -> list[Alert]:
+        """Measures metrics, on data of their own: an alarm means that a floor is surely missed (with the metric's confidence).
 
         Returns:
-            The alerts, none if all is quiet. Inputs first, then rates, metrics and scores.
+            The alerts, in the order of the metrics. The window goes on.
+        """
+        rows = evaluate(self.model, metrics, optimistic=True).failed
+        return [
+            Alert("metric", row.name, row.statistic, row.value, row.floor or 0.0, None, self.examples, row.reason)
+            for row in rows
+            if row.floor is not None
+        ]
+
+    def check_scores(self, scores: Mapping[str, Tensor]) -> list[Alert]:
+        """Compares scores of the model's channels with the baseline's, by rank: do the filters that were kept still matter?
+
+        Args:
+            scores: layer name -> (C,), as score_model gives them for the model and data of today (`Scores.layers`).
+
+        Returns:
+            The alerts, in the order of the layers; a layer of one channel has no ranks and raises none. The window goes on.
 
         Raises:
             ValueError: scores of layers that the baseline does not have.
         """
-        now = self._score_alerts(scores or {})  # first: it may raise
-        share = self.level / (3 * self._inputs.levels.channels + len(self.floors))
-        alerts = [*self._input_alerts(share), *self._rate_alerts(share), *self._metric_alerts(metrics), *now]
-        if not keep:
-            self.reset()
-        return alerts
+        found = []
+        for layer, now in scores.items():
+            usual = self.baseline.scores.get(layer)
+            if usual is None or usual.shape != now.shape:
+                got = "no scores" if usual is None else f"{len(usual)} channels"
+                raise ValueError(f"Monitor.check_scores: layer {layer}: wanted what the baseline has, {got}, got {len(now)}")
+            correlation = spearman(usual.tolist(), now.tolist())
+            if len(usual) > 1 and not correlation >= self.least_spearman:
+                reason = (
+                    f"{layer}: scores correlate by {correlation:.4g} < {self.least_spearman:.4g} with those of the baseline"
+                )
+                found.append(Alert("scores", layer, "Spearman", correlation, self.least_spearman, None, self.examples, reason))
+        return found
 
     def _input_alerts(self, share: float) -> list[Alert]:
         found = []
@@ -249,30 +275,6 @@ class Monitor:
             if high < floor:
                 reason = f"{name}: {rate.value:.4g} of {trials:,}, surely below {floor:.4g} (upper bound {high:.4g})"
                 found.append(Alert("rate", name, rate.statistic, rate.value, floor, share, self.examples, reason))
-        return found
-
-    def _metric_alerts(self, metrics: Sequence[Metric]) -> list[Alert]:
-        if not metrics:
-            return []
-        rows = evaluate(self.model, metrics, optimistic=True).failed
-        return [
-            Alert("metric", row.name, row.statistic, row.value, row.floor or 0.0, None, self.examples, row.reason)
-            for row in rows
-        ]
-
-    def _score_alerts(self, scores: Mapping[str, Tensor]) -> list[Alert]:
-        found = []
-        for layer, now in scores.items():
-            usual = self.baseline.scores.get(layer)
-            if usual is None or usual.shape != now.shape:
-                got = "no scores" if usual is None else f"{len(usual)} channels"
-                raise ValueError(f"Monitor.check: scores: layer {layer}: wanted what the baseline has, {got}, got {len(now)}")
-            correlation = spearman(usual.tolist(), now.tolist())
-            if len(usual) > 1 and not correlation >= self.least_spearman:
-                reason = (
-                    f"{layer}: scores correlate by {correlation:.4g} < {self.least_spearman:.4g} with those of the baseline"
-                )
-                found.append(Alert("scores", layer, "Spearman", correlation, self.least_spearman, None, self.examples, reason))
         return found
 
     def merge(self, *others: Monitor) -> Self:
