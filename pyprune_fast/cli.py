@@ -1,13 +1,12 @@
 """The command line: `pyprune-fast prune ...`, `pyprune-fast score ...`. Nothing here that the Python API cannot do.
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; those of `gate` and `monitor`: see watch.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -22,6 +21,7 @@ from ._checks import check_count
 from .distributed import first_rank_first, launched, place
 from .estimators import ESTIMATORS
 from .levels import MAX_LEVELS
+from .watch import add_commands
 
 QUICK_STEPS, QUICK_BATCHES = 60, 16
 
@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", type=Path, default=None, metavar="FILE", help="scores and hashes as JSON")
     score.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="that a rank waits for the others")
     score.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    add_commands(commands)
 
     info = commands.add_parser("info", help="what was built and what works here")
     info.set_defaults(run=_info)
@@ -238,19 +240,12 @@ def _model_and_data(options: argparse.Namespace, parser: argparse.ArgumentParser
 
 def _factory(name: str, text: str, parser: argparse.ArgumentParser) -> Callable[[], Any]:
     """The function that "module:factory" names; modules in the current folder are found too."""
-    module_name, _, attribute = text.partition(":")
-    if not module_name or not attribute:
-        parser.error(f"{name}: wanted MODULE:FACTORY, got {text!r}")
-    sys.path.insert(0, os.getcwd())
+    from .prune.spec import function_named
+
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        parser.error(f"{name}: wanted an importable MODULE:FACTORY, got {text!r}: {error}")
-    finally:
-        sys.path.pop(0)
-    if not callable(factory):
-        parser.error(f"{name}: wanted a function, got {type(factory).__name__} {text!r}")
-    return factory  # type: ignore[no-any-return]
+        return function_named(text)
+    except ValueError as error:
+        parser.error(f"{name}: {error}")
 
 
 def _first_images(batches: Iterable[Any], images: int | None) -> Iterator[Any]:

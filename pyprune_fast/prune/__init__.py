@@ -3,24 +3,33 @@
 from pyprune_fast.slicing import Plan
 
 from . import metrics, searches
+from .advisor import Advice, advise, sample_metrics
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .coefficients import Allocation, Candidate, Problem
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
+from .gate import Limit, Verdict, compression_limit, gate
 from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
+from .lyapunov import LyapunovTest, lyapunov_test
 from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
+from .monitor import Alert, Baseline, Monitor
 from .norms import group_norms
+from .release import Release
+from .rollout import Rollout, Stage, rollout, stages_by_groups, stages_by_share
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
+    "Advice",
+    "Alert",
     "Allocation",
+    "Baseline",
     "Candidate",
     "Case",
     "Comparison",
@@ -30,37 +39,52 @@ __all__ = [
     "Effect",
     "HRel",
     "Journal",
+    "Limit",
+    "LyapunovTest",
     "Measurement",
     "Metric",
+    "Monitor",
     "Plan",
     "Problem",
     "Pruner",
+    "Release",
     "Result",
+    "Rollout",
     "Round",
     "Simulation",
     "Sparsity",
+    "Stage",
     "Table",
     "Target",
+    "Verdict",
     "accuracy",
+    "advise",
     "allocate",
     "compare",
+    "compression_limit",
     "cost_after",
     "count_cost",
     "evaluate",
     "fast_dtype",
     "fine_tune",
+    "gate",
     "group_norms",
     "group_scores",
     "hrel_schedule",
     "latency",
     "loss_curves",
     "lowest",
+    "lyapunov_test",
     "mean_loss",
     "metrics",
     "peak_memory",
     "plan_by_curves",
     "plan_for",
+    "rollout",
+    "sample_metrics",
     "score",
     "searches",
     "simulate",
+    "stages_by_groups",
+    "stages_by_share",
 ]
