@@ -52,7 +52,7 @@ def models(quick: bool) -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
         "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True,
     }  # fmt: skip
-    llama = hf.LlamaConfig(**(small | words | {"num_key_value_heads": 2} if quick else one_billion))
+    llama = hf.LlamaConfig(**(small | words | {"num_key_value_heads": 1} if quick else one_billion))
     side = 32 if quick else 224
     makers: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         "resnet50": lambda: (resnet50(), torch.zeros(1, 3, side, side)),
@@ -120,14 +120,14 @@ def theirs(model: nn.Module, example: Any, plan: Plan) -> Times:
 
     def build() -> Any:
         graph = _their_graph(model, example)
-        return graph, [_their_group(graph, modules[g.name], range(g.channels)) for g in plan.groups]
+        return graph, [_their_group(graph, modules, g, range(g.channels)) for g in plan.groups]
 
     graph, groups = timed(phases, "group", build)
     timed(phases, "score", lambda: [importance(group) for group in groups])
 
     def prune() -> None:
         for group in plan.groups:
-            _their_group(graph, modules[group.name], plan.remove[group.name]).prune()
+            _their_group(graph, modules, group, plan.remove[group.name]).prune()
 
     timed(phases, "cut", prune)
     return phases
@@ -139,8 +139,11 @@ def _their_graph(model: nn.Module, example: Any) -> Any:
         return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
 
 
-def _their_group(graph: Any, root: nn.Module, channels: Sequence[int]) -> Any:
-    return graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(channels))
+def _their_group(graph: Any, modules: Mapping[str, nn.Module], group: Group, channels: Sequence[int]) -> Any:
+    """Of the root layer's outputs that the channels own: a head owns several."""
+    root = modules[group.name]
+    outputs = next(m for m in group.members if m.tensor == f"{group.name}.weight").positions(channels).tolist()
+    return graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, outputs)
 
 
 def plain_copy(model: nn.Module, plan: Plan) -> float:
@@ -233,7 +236,7 @@ def memory(model: nn.Module, example: Any, plan: Plan, both: bool) -> dict[str, 
 
     def their_cut(model: nn.Module) -> Callable[[], object]:
         graph, modules = _their_graph(model, example), dict(model.named_modules())
-        return lambda: [_their_group(graph, modules[g.name], plan.remove[g.name]).prune() for g in plan.groups]
+        return lambda: [_their_group(graph, modules, g, plan.remove[g.name]).prune() for g in plan.groups]
 
     cuts: dict[str, Callable[[nn.Module], Callable[[], object]]] = {
         "ours": lambda model: lambda: apply(model, plan, undo=False),

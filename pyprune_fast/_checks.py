@@ -32,8 +32,7 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
     Copied are only what torch or DLPack has no word for: negative strides, negative and conjugate views.
     """
     if isinstance(value, Tensor):
-        plain = value.detach()
-        return plain.resolve_conj().resolve_neg() if plain.is_conj() or plain.is_neg() else plain
+        return value.detach().resolve_conj().resolve_neg()
     if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
         value = value.copy()  # torch knows no negative strides, and from_dlpack ends the process on them
     if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":  # ml_dtypes: NumPy itself cannot export it

@@ -84,7 +84,7 @@ def _count(model: nn.Module, plan: Plan, example_inputs: Any) -> Cost:
 
 
 def _run(copy: nn.Module, plan: Plan, inputs: Any, device: AbstractContextManager[Any]) -> tuple[nn.Module, int]:
-    apply(copy, plan)
+    apply(copy, plan, undo=False)
     args, kwargs = inputs
     with torch.no_grad(), device, FlopCounterMode(display=False) as counter:
         copy(*args, **kwargs)

@@ -18,8 +18,9 @@ def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> di
         score of channel c = 1/M sum over the group's M members of (sum of |w|^power over the part that c owns)
 
     A channel may be a unit of a layer, an attention head with its queries, keys and values, or a group of a convolution: its
-    members tell. Scores of layers, as `score_weights` gives them, reach only groups whose channels are a layer's outputs one
-    by one. Members are the parameters with two or more axes: no biases, no scales of norms.
+    members tell. `score_weights` scores convolutions and linear layers by their outputs; this reaches every group, recurrent
+    layers, embeddings and the Conv1D of transformers too. Members are the parameters with two or more axes: no biases, no
+    scales of norms.
 
     Args:
         model: The model; it is only read, each weight once for each of its axes from the third on, and once for both of the
