@@ -265,8 +265,10 @@ def _values(tensors: Mapping[str, Tensor], plan: Plan, compensation: Compensatio
     if compensation.plan != plan:
         raise ValueError("apply: compensation: wanted one for this plan, got one for another")
     for name, value in compensation.tensors.items():
-        if name not in tensors or is_dtensor(tensors[name]):
-            raise ValueError(f"apply: compensation: wanted tensors of the model, whole on this rank, got {name!r}")
+        if name not in tensors:
+            raise ValueError(f"apply: compensation: wanted tensors of the model, got {name!r}")
+        if is_dtensor(tensors[name]):
+            raise ValueError(f"apply: compensation: tensor {name!r}: wanted it whole on this rank, got a DTensor")
         wanted, got = ((tuple(t.shape), t.dtype, str(t.device)) for t in (tensors[name], value))
         if wanted != got:
             raise ValueError(f"apply: compensation: tensor {name!r}: wanted {wanted} as in the model, got {got}")
