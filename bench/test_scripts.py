@@ -13,6 +13,7 @@ import chart
 import dispatch
 import kernels
 import pytest
+import slicing
 import torch
 from cases import Case, Counting, all_cases, threaded_cases
 from limits import ISAS, fastest, offered
@@ -73,6 +74,22 @@ def test_dispatch(run: Callable[[Any], Any], capsys: pytest.CaptureFixture[str])
     rows = run(dispatch)["rows"]
     assert all(row["choice_loses"] >= 1 and set(row["ns"]) == set(offered()) for row in rows)
     assert f"of {len(rows)}:" in capsys.readouterr().out
+
+
+def test_slicing(run: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["model"]: row for row in run(slicing)["rows"]}
+    lines = capsys.readouterr().out
+    assert list(rows) == ["resnet50", "vit-b16", "bert", "gpt2", "llama-1b"]
+    for name, row in rows.items():
+        assert f"\n{name} " in f"\n{lines}"
+        if "torch_pruning" in row["seconds"]:
+            assert row["torch_pruning"] == "the same model"
+            assert row["memory"]["ours"]["copied"] <= row["memory"]["torch_pruning"]["copied"]
+    assert "torch_pruning" in rows["resnet50"]["seconds"]
+    assert rows["resnet50"]["kept_parameters"] < rows["resnet50"]["parameters"] / 3
+    assert rows["resnet50"]["memory"]["torch_pruning"]["copied"] > 2 * rows["resnet50"]["memory"]["ours"]["copied"]
+    kept = 4 * rows["resnet50"]["kept_parameters"]
+    assert kept <= rows["resnet50"]["memory"]["ours"]["copied"] <= 1.01 * kept  # and the statistics of its norms
 
 
 def test_the_verdict_of_a_row() -> None:

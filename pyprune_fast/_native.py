@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 _REMEDY = {
     "_cpu": "pip install --force-reinstall pyprune-fast, or pip install -e . in a checkout"
@@ -95,7 +96,8 @@ class _ByCupy:
 
     @staticmethod
     def _call(jit: ModuleType, function: str, *arguments: Any) -> Any:
-        device = next((a.device.index for a in arguments if isinstance(a, torch.Tensor)), 0)
+        leaves = pytree.tree_leaves(arguments)  # take_all gives lists
+        device = next((a.device.index for a in leaves if isinstance(a, torch.Tensor)), 0)
         return jit.call(device, function, *arguments)
 
 

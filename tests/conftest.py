@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from pyprune_fast import _cpu
@@ -22,3 +27,15 @@ def _same_simd_level() -> Iterator[None]:
     before = _cpu.isa()
     yield
     _cpu.set_isa(before)
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The results of each rank of ranks.py: one launch for all tests that look at them."""
+    folder, root = tmp_path_factory.mktemp("ranks"), Path(__file__).resolve().parents[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    program = [str(root / "tests" / "ranks.py"), str(folder)]
+    done = subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(4)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ranks_slicing
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -226,9 +227,12 @@ def main(folder: Path) -> None:
         if rank < size:
             merging(results, size, group)
             scoring(results, size, group)
+            ranks_slicing.sharded(results, size, group)
+            ranks_slicing.fsdp(results, size, group)
         else:
             results["outside"] = outcome(lambda: all_merge(estimators(), pair))
     tensor_parallel(results)
+    ranks_slicing.tensor_parallel(results)
     torch.save(results, folder / f"{rank}.pt")
     trouble(results, rank)
     torch.save(results, folder / f"{rank}.pt")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nets import build
 from torch import nn
 
-from pyprune_fast.graph import Group, find_groups
+from pyprune_fast.graph import Group, Member, find_groups
 from pyprune_fast.prune import (
     Cost,
     Target,
@@ -35,6 +35,18 @@ def test_group_scores_average_the_layers_that_have_some():
     assert scores["a"].dtype == torch.float64
     with pytest.raises(ValueError, match=r"group_scores: scores of group 'b': wanted shape \(8,\), got \(7,\)"):
         group_scores([B], {"b": torch.zeros(7)})
+
+
+def test_group_scores_of_channels_that_own_several_outputs():
+    heads = Group(
+        "q", 2, ("q", "k"), (Member("q.weight", 0, 0, 2, 2), Member("k.weight", 0, 0, 1, 1), Member("o.weight", 1, 0, 2, 2))
+    )
+    scores = group_scores([heads], {"q": torch.tensor([1.0, 3, 5, 7]), "k": torch.tensor([4.0, 2])})
+    assert scores["q"].tolist() == [3, 4]
+    fused = Group("qkv", 2, ("qkv",), tuple(Member("qkv.weight", 0, 4 * part, 2, 2) for part in range(3)))
+    assert group_scores([fused], {"qkv": torch.arange(12.0)})["qkv"].tolist() == [4.5, 6.5]
+    with pytest.raises(ValueError, match=r"group 'qkv': wanted shape \(2,\), got \(11,\)"):
+        group_scores([fused], {"qkv": torch.arange(11.0)})
 
 
 def test_local():

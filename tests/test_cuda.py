@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import build
 from strategies import LAYOUTS, Case, cases, edges, laid_out, thorough, values
 from torch import Tensor
 
 from pyprune_fast import Levels, _native, ops
 from pyprune_fast._checks import CORRECTIONS
+from pyprune_fast.graph import find_groups
+from pyprune_fast.slicing import Plan, apply
 
 
 @pytest.fixture(params=[False, True], autouse=True, ids=["", "trial"])
@@ -76,6 +81,46 @@ def test_layouts_and_take(layout: str) -> None:
     assert torch.equal(taken.cpu().view(torch.int16), ops.take(case.x, rows, columns).view(torch.int16))
     with pytest.raises(ValueError, match=r"^take: rows: wanted indices in 0\.\.2, got 0\.\.3$"):
         ops.take(there(case.x), torch.tensor([3, 0], device="cuda"))
+
+
+def test_take_all() -> None:
+    """More tensors than one launch takes."""
+    case = random_case()
+    rows, columns = torch.tensor([2, 0, 0]), torch.tensor([15, 3, 4])
+    cuts = [(laid_out(case.x, layout), rows, columns if i % 2 else None) for i in range(30) for layout in LAYOUTS]
+    there_too = [(there(x), r.cuda(), None if c is None else c.cuda()) for x, r, c in cuts]
+    for out, cut in zip(ops.take_all(there_too), cuts, strict=True):
+        assert torch.equal(out.cpu().view(torch.int16), ops.take(*cut).view(torch.int16))
+    with pytest.raises(ValueError, match=r"^take_all: rows: wanted indices in 0\.\.2, got 0\.\.3$"):
+        ops.take_all([(there(case.x), torch.tensor([3, 0], device="cuda"), None)])
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cut_and_undone(layout: torch.memory_format, low_memory: bool, tmp_path: Path) -> None:
+    """A model on the device, with gradients and an optimiser's state: as on the CPU, and back."""
+    model, x = build("concat")
+    groups = [g for g in find_groups(model, x) if not g.fixed]
+    plan = Plan.of(model, groups, {g.name: range(0, g.channels - 1, 2) for g in groups})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model(x).square().sum().backward()
+    optimizer.step()
+    there, there_too = copy.deepcopy((model, optimizer))
+    there.to("cuda", memory_format=layout)
+    for new, old in zip(there.parameters(), model.parameters(), strict=True):
+        new.grad = old.grad.cuda()
+        there_too.state[new] = {key: entry.to("cuda") for key, entry in optimizer.state[old].items()}
+    there_too.param_groups[0]["params"] = list(there.parameters())
+    whole = {name: tensor.cpu() for name, tensor in there.state_dict().items()}
+    apply(model, plan, optimizer=optimizer)
+    cut = apply(there, plan, optimizer=there_too, undo=tmp_path / "removed" if low_memory else True, low_memory=low_memory)
+    for new, old in zip(there.parameters(), model.parameters(), strict=True):
+        assert torch.equal(new.cpu(), old)
+        assert torch.equal(new.grad.cpu(), old.grad)
+        states = there_too.state[new], optimizer.state[old]
+        assert all(torch.equal(states[0][key].cpu(), entry) for key, entry in states[1].items())
+    cut.undo()
+    assert all(torch.equal(tensor.cpu(), whole[name]) for name, tensor in there.state_dict().items())
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)

@@ -11,6 +11,7 @@ import emulated
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyprune_fast import Levels, _native, build_info, ops
 from pyprune_fast.ops import _common
@@ -24,7 +25,7 @@ class OnEmulatedDevice:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(emulated.module(), name)
-        return lambda *arguments: function(*(emulated.OnDevice(a) if isinstance(a, Tensor) else a for a in arguments))
+        return lambda *arguments: function(*pytree.tree_map_only(Tensor, emulated.OnDevice, arguments))
 
 
 @pytest.fixture
@@ -62,6 +63,11 @@ def test_cuda_wrappers_call_the_kernels_as_the_cpu_ones_do() -> None:
     assert torch.equal(take._take_cuda(x[:, 0, 0, 0], rows, None), ops.take(x[:, 0, 0, 0], rows))
     with pytest.raises(ValueError, match=r"^take: columns: wanted indices in 0\.\.2, got 1\.\.3$"):
         take._take_cuda(x, None, torch.tensor([1, 3]))
+    lists = [x, labels, x[:, 0]], [rows, None, rows], [columns, None, columns]
+    for cut, out in zip(zip(*lists, strict=True), take._take_all_cuda(*lists), strict=True):
+        assert torch.equal(out, ops.take(*cut))
+    with pytest.raises(ValueError, match=r"^take_all: rows: wanted indices in 0\.\.2, got 0\.\.3$"):
+        take._take_all_cuda([x, x[:3]], [rows, rows], [None, None])
     assert nans.tolist() == [0, 0, 0]
 
 

@@ -5,11 +5,7 @@ One torchrun of four ranks does it all (ranks.py), two of them as a group of the
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,20 +22,7 @@ from pyprune_fast.distributed import all_merge, merge_to
 from pyprune_fast.estimators.calibration import Seen, dealt, shortened
 from pyprune_fast.estimators.information import ChannelInformation
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = pytest.mark.parametrize("size", [2, 4])
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The results of each rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    program = [str(ROOT / "tests" / "ranks.py"), str(folder)]
-    done = subprocess.run([*command, *program], env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(4)]
 
 
 @pytest.fixture(autouse=True)

@@ -127,8 +127,9 @@ def test_only_native_loads_the_compiled_modules() -> None:
     assert '"_cpu"' not in "".join(path.read_text() for path in MODULES if unit_of(path) != "_native")
 
 
-def test_oracle_imports_nothing_of_ours() -> None:
-    assert "pyprune_fast" not in (ROOT / "tests" / "oracle.py").read_text()
+@pytest.mark.parametrize("name", ["oracle", "masked", "architectures", "vision_nets", "sequence_nets"])
+def test_oracles_and_their_networks_import_nothing_of_ours(name: str) -> None:
+    assert "pyprune_fast" not in (ROOT / "tests" / f"{name}.py").read_text()
 
 
 def test_importing_loads_no_framework_but_torch() -> None:

@@ -51,8 +51,8 @@ def test_json_round_trip(first, second, note):
 def test_json_is_readable_and_versioned():
     text = PLAN.to_json()
     assert '\n    "2": [0, 5]\n' in text
-    assert json.loads(text)["version"] == 1
-    assert max(map(len, text.splitlines())) < 400
+    assert json.loads(text)["version"] == 2
+    assert max(map(len, text.splitlines())) < 500
 
 
 def test_save_and_load(tmp_path):
@@ -108,7 +108,8 @@ def mangle(**changes):
         ("", "wanted JSON"),
         ("[1]", "wanted an object with format"),
         (mangle(format="other"), "wanted an object with format"),
-        (mangle(version=2), "version: wanted 1, got 2"),
+        (mangle(version=1), "version: wanted 2, got 1"),
+        (mangle(protected={"4": 1}), "mangled"),
         (mangle(remove={"0": [3]}), "wanted one entry for each"),
         (mangle(remove={"0": [3], "2": ["0"]}), "mangled"),
         (mangle(remove={"0": [3], "2": [9]}), r"wanted channels in \[0, 6\)"),

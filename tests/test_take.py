@@ -54,6 +54,15 @@ def test_equals_oracle_and_reference(arguments: tuple[torch.Tensor, list[int] | 
     assert torch.equal(out, reference.take(x, index(rows), index(columns)))
 
 
+@thorough
+@given(st.lists(takes(), max_size=4))
+def test_take_all_is_take_of_each(many: list[tuple[torch.Tensor, list[int] | None, list[int] | None]]) -> None:
+    cuts = [(x, index(rows), index(columns)) for x, rows, columns in many]
+    outs = ops.take_all(cuts)
+    assert len(outs) == len(cuts)
+    assert all(torch.equal(out, ops.take(*cut)) for out, cut in zip(outs, cuts, strict=True))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_dtypes_and_layouts(dtype: torch.dtype, layout: str) -> None:
@@ -132,6 +141,19 @@ def test_negative_and_conjugate_views_are_resolved() -> None:
 def test_opcheck(rows: list[int] | None, columns: list[int] | None) -> None:
     arguments = (numbered((3, 4, 2)), index(rows), index(columns))
     assert set(torch.library.opcheck(torch.ops.pyprune_fast.take.default, arguments).values()) == {"SUCCESS"}
+
+
+def test_opcheck_of_take_all() -> None:
+    lists = [numbered((3, 4, 2)), numbered((4,))], [torch.tensor([0, 2]), None], [None, None]
+    assert set(torch.library.opcheck(torch.ops.pyprune_fast.take_all.default, lists).values()) == {"SUCCESS"}
+
+
+def test_take_all_refuses_several_devices_and_names_itself() -> None:
+    with pytest.raises(ValueError, match="^take_all: wanted all tensors on one device, got tensor 0 on cpu, tensor 1 on meta"):
+        ops.take_all([(X, None, None), (X.to("meta"), None, None)])
+    with pytest.raises(TypeError, match=r"^take_all: rows: wanted int64, got \(2,\) int32 on cpu"):
+        ops.take_all([(X, ROWS.int(), None)])
+    assert ops.take_all([]) == []
 
 
 def test_compiles_in_one_graph() -> None:

@@ -29,13 +29,23 @@ def copy_model(model: nn.Module, convert: Callable[[str, Tensor], Tensor]) -> nn
             if isinstance(value, dict) and "_hooks" in key:
                 memo[id(value)] = OrderedDict()
         # Plain attributes are included: a masked or parametrised weight is one, and would refuse to be copied.
-        held: dict[str, Any] = {**vars(module), **module._buffers, **module._parameters}
+        held: dict[str, Any] = {**_plain(module), **module._buffers, **module._parameters}
         for name, tensor in held.items():
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 new = convert(name, tensor)
                 learns = isinstance(tensor, nn.Parameter) and new.dtype.is_floating_point
                 memo[id(tensor)] = nn.Parameter(new, requires_grad=learns) if isinstance(tensor, nn.Parameter) else new
     return copy.deepcopy(model, memo).eval()
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Tensors that a module holds outside of its state: as attributes, or in containers that are."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if not name.startswith("_") or isinstance(value, Tensor):
+            leaves = pytree.tree_leaves(value) if isinstance(value, dict | list | tuple) else [value]
+            found |= {f"{name}.{i}" if i else name: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    return found
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -61,7 +71,10 @@ def on_meta(tree: Any) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors of a nested output: sequences, mappings, dataclass-like objects."""
+    """Yields the tensors of a nested output: sequences, mappings, dataclass-like objects.
+
+    A cache of keys and values is no output: it is a model's memory between its own calls, and follows a cut.
+    """
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -70,5 +83,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for entry in value:
             yield from tensors_in(entry)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") and not _is_cache(value):
         yield from tensors_in(vars(value))
+
+
+def _is_cache(value: Any) -> bool:
+    return any(kind.__name__ == "Cache" and kind.__module__.startswith("transformers.") for kind in type(value).__mro__)

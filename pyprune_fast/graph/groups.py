@@ -1,50 +1,88 @@
 """Dependency groups: which channels of which layers can only be removed together.
 
-Torch-Pruning's DependencyGraph traces the model. The walk, the compression of index lists, the refusals and the proof
-by a trial cut are ours.
+The model runs without numbers under a tracer that labels every axis of every tensor; each variable that comes out is a
+group. See `axes` for the labels, `rules` for what operations do to them, `trial` for the proofs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from pyprune_fast.slicing import Group, Member
+from pyprune_fast._checks import check_choice, check_count
+from pyprune_fast.slicing import Group
 
-from .members import PRODUCERS, axes_of, compress, flatten_layouts, out_width, refusal
-from .trace import Reach, Trace
-from .trial import Traced, prove
+from .axes import fix
+from .collect import collect, output_axis
+from .components import COUPLING_BOUND, Components
+from .entries import EntryPoint, Tie, Trace, are_entries, read_entries, run_entries
+from .trial import Trial, settle
+from .untied import warn_untied
+
+Proof = Literal["auto", "shapes", "values"]
+PROOFS = ("auto", "shapes", "values")
+
+# Up to so many parameters, a trial with numbers costs less than most that is done with a model.
+CHEAP = 20_000_000
 
 
-def find_groups(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] = ()) -> list[Group]:
+@torch.inference_mode(False)  # inside of it, operations are not seen as the parts that they are made of
+def find_groups(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    components: Mapping[str, Sequence[str]] | None = None,
+    ties: Iterable[Tie] = (),
+    ignore: Sequence[str] = (),
+    protect: Mapping[str, str] | None = None,
+    policies: Mapping[str, str | float] | None = None,
+    blocks: int = 1,
+    proof: Proof = "auto",
+) -> list[Group]:
     """Finds the groups of channels that can be removed from a model without changing what the others compute.
 
-    Every Linear, convolution and Embedding roots a group, unless its channels belong to an earlier one. Groups that
-    must stay whole are returned too, with the reason in ``fixed``: the model's input or output, a LayerNorm or
-    GroupNorm over the channels, a grouped convolution, a parametrised or masked tensor, an unknown module, and whatever
-    fails a trial: all prunable groups are cut by half on a copy with random weights, and the outputs are compared with
-    those of a copy whose consumers are silenced. Plain parameters follow along their last axis longer than 1.
+    Every output axis of a layer belongs to a group, or is fixed with the reason in ``fixed``: the model's input or output,
+    an operation whose result depends on all channels (softmax, argmax, a sum over products of two activations), positions
+    chosen by number, a parametrised or masked tensor, an unknown operation. Channels of attention heads, of grouped
+    convolutions and GroupNorms go in whole blocks: heads with their keys and values, whole groups. Norms and means over
+    channels are taken over those that remain.
 
     Args:
-        model: The model; it is only read. All work is done on copies in eval mode without hooks, on the model's
-            devices.
-        example_inputs: One tensor, a tuple of positional arguments, or a mapping of keyword arguments.
-        ignore: Names of modules whose output channels may not be cut (their submodules' neither). A layer that the
-            forward pass does not execute must be named here.
+        model: The model, on any device, meta included; it is only read. All work is done on copies in eval mode without
+            hooks.
+        inputs: Example inputs of ``forward``: one tensor, a tuple of positional arguments, or a mapping of keyword
+            arguments. Or entry points: a mapping from names to `EntryPoint`, or a sequence of them.
+        components: Prefixes of module names by component name; default: each top-level child is a component.
+        ties: Equalities between inputs and outputs of entry points over time. What is tied is not the model's interface.
+        ignore: Names of modules whose output channels may not be cut (their submodules' neither). A module with parameters
+            that no entry point runs must be named here.
+        protect: Groups, layers or components that must stay as they are, by name, each with a reason.
+        policies: For groups by name: "joint", "frozen", or the greatest fraction of channels that may go. Default: "joint",
+            with a bound of 0.5 for coupling groups.
+        blocks: So many neighbouring channels go together, where a layer has a multiple of them; heads and groups of channels
+            stay as they are.
+        proof: "shapes": all groups are cut on a copy without numbers, which must run. "values": on a copy with random
+            weights as well, whose outputs must equal the masked model's. "auto": "values" for models with numbers of up to 20
+            million parameters.
 
     Returns:
         Groups in the order of their root layers. Deterministic for a deterministic model.
 
     Raises:
-        TypeError: ``example_inputs`` is no such thing.
-        ValueError: A Linear or convolution was not executed, an ignored name is unknown, or no output depends on a
-            parameter.
+        TypeError: ``inputs`` is no such thing.
+        ValueError: A module was not executed, a name is unknown, ties do not fit, or no parameter was read.
+
+    Warns:
+        UntiedWarning: A component puts out what it also reads, as wide, and no tie says whether one becomes the other.
 
     Source:
-        Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023 (the graph); the trial is ours.
+        The problem: Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023. Components: after Sundaram et al.
+        (arXiv 2504.13296). The algebra of axes is ours.
 
     Example:
         >>> import torch
@@ -52,145 +90,123 @@ def find_groups(model: nn.Module, example_inputs: Any, *, ignore: Sequence[str] 
         >>> [(group.name, group.channels, group.fixed) for group in find_groups(model, torch.zeros(1, 3))]
         [('0', 8, ''), ('2', 2, "the model's output")]
     """
+    check_choice("find_groups", "proof", proof, PROOFS)
+    check_count("find_groups", "blocks", blocks, 1)
     modules = dict(model.named_modules())
     for name in ignore:
         if name not in modules:
             raise ValueError(f"find_groups: ignore: wanted names of the model's modules, got {name!r}")
-    finder = _Finder(Trace(model, example_inputs), ignore)
-    finder.check_executed()
-    traced = _without_conflicts(finder.groups())
-    proven = prove(model, example_inputs, [t for t in traced if not t.group.fixed], finder.layouts)
-    found = {t.group.name: t.group for t in traced} | {group.name: group for group in proven}
-    return [found[name] for name in modules if name in found]
+    partition = Components(model, components)
+    entries = read_entries(model, inputs)
+    ties = list(ties)
+    trace = run_entries(model, entries, ties)
+    idle = _idle(trace, ignore)
+    for name in ignore:
+        _fix_outputs(trace, name)
+    groups = collect(trace, partition, blocks)
+    if are_entries(inputs):
+        warn_untied(trace, groups, partition, ties)
+    groups = _with_policies(_protected(groups, partition, protect or {}), policies or {})
+    groups = _proven(model, groups, entries, trace, proof)
+    return _in_order(groups + idle, list(modules))
 
 
-class _Finder:
-    """Turns what a trace reaches into groups."""
+def _idle(trace: Trace, ignore: Sequence[str]) -> list[Group]:
+    """Layers that no entry point runs: fixed groups if they are ignored, else an error that names them."""
+    tracer = trace.tracer
+    if not any(True for name, _ in trace.model.named_parameters() if name in tracer.parameters):
+        raise ValueError("find_groups: model: wanted an output that depends on parameters, got none")
+    names = {id(tensor): name for name, tensor in trace.model.named_parameters()}
+    missing = [
+        (name, module)
+        for name, module in trace.model.named_modules()
+        if module._parameters.values() and name not in tracer.executed
+        if not any(names.get(id(p)) in tracer.parameters for p in module._parameters.values() if p is not None)
+    ]
+    named = [name for name, _ in missing if not any(_inside(name, other) for other in ignore)]
+    if named:
+        raise ValueError(
+            "find_groups: model: wanted every module with parameters to be run by an entry point, or named in ignore; "
+            f"got no call of {named}"
+        )
+    layers = [(name, module) for name, module in missing if output_axis(module) is not None]
+    widths = [(name, int(getattr(module, "out_channels", 0)) or _width(module)) for name, module in layers]
+    return [Group(name, width, (name,), (), "the layer is not executed") for name, width in widths]
 
-    def __init__(self, trace: Trace, ignore: Sequence[str]):
-        self._trace = trace
-        self._names = {module: name for name, module in trace.model.named_modules()}
-        # By identity and by the first name: a tied tensor is one tensor.
-        tensors = [*trace.model.named_buffers(), *trace.model.named_parameters()]
-        self._tensor_names = {id(tensor): name for name, tensor in tensors}
-        self._widths = {name: tuple(tensor.shape) for name, tensor in tensors}
-        self._ignored = [(m, name) for name in ignore for m in trace.model.get_submodule(name).modules()]
-        self._layers = [m for m in trace.model.modules() if isinstance(m, PRODUCERS) and not self._inside_attention(m)]
 
-    def _inside_attention(self, layer: nn.Module) -> bool:
-        """MultiheadAttention reads its projection's weight without calling the layer; it is refused as a whole."""
-        owner = self._trace.model.get_submodule(self._names[layer].rpartition(".")[0])
-        return isinstance(owner, nn.MultiheadAttention)
+def _width(layer: Any) -> int:
+    return int(layer.weight.shape[output_axis(layer)])
 
-    def check_executed(self) -> None:
-        """Refuses layers that were not executed: what they depend on is unknown."""
-        ignored = {module for module, _ in self._ignored}
-        missing = [self._names[m] for m in self._layers if m not in self._trace.executed and m not in ignored]
-        if missing:
+
+def _inside(name: str, module: str) -> bool:
+    return not module or name == module or name.startswith(f"{module}.")
+
+
+def _fix_outputs(trace: Trace, ignored: str) -> None:
+    """Keeps what an ignored module puts out: all axes of its tensors but those that read."""
+    for name, axes in trace.tracer.parameters.items():
+        for dim, axis in enumerate(axes):
+            if _inside(name.rpartition(".")[0], ignored) and (name, dim) not in trace.tracer.reads:
+                fix(axis, f"{ignored} is ignored")
+
+
+def _protected(groups: list[Group], partition: Components, protect: Mapping[str, str]) -> list[Group]:
+    """Fixes what the user protects, with the user's reason."""
+    for name, reason in protect.items():
+        hit = {g.name for g in groups if name in (g.name, *g.layers, *g.components)}
+        hit |= {g.name for g in groups if any(m.tensor.rpartition(".")[0] == name for m in g.members)} if not hit else set()
+        if not hit:
+            known = sorted({g.name for g in groups} | set(partition.names))
+            raise ValueError(f"find_groups: protect: wanted names of groups, layers or components among {known}, got {name!r}")
+        groups = [
+            replace(g, fixed=g.fixed or reason, protected=g.protected or not g.fixed) if g.name in hit else g for g in groups
+        ]
+    return groups
+
+
+def _with_policies(groups: list[Group], policies: Mapping[str, str | float]) -> list[Group]:
+    """Sets the bounds of groups; a frozen one is fixed."""
+    names = {g.name for g in groups}
+    for name, policy in policies.items():
+        if name not in names:
+            raise ValueError(f"find_groups: policies: wanted names of groups among {sorted(names)}, got {name!r}")
+        known = policy in ("joint", "frozen") if isinstance(policy, str) else not isinstance(policy, bool) and 0 <= policy <= 1
+        if not known:
             raise ValueError(
-                "find_groups: model: wanted every Linear, convolution and Embedding to be executed with "
-                f"example_inputs, or named in ignore; got no call of {missing}"
+                f"find_groups: policies: {name!r}: wanted 'joint', 'frozen' or a fraction in [0, 1], got {policy!r}"
             )
-
-    def groups(self) -> list[Traced]:
-        """Builds all groups, narrow roots first: behind an add to a concat, the concat's parts are the groups."""
-        covered: dict[nn.Module, set[int]] = {}
-        found = []
-        for layer in sorted(self._layers, key=out_width):
-            width = out_width(layer)
-            if len(covered.get(layer, ())) == width:
-                continue
-            if layer not in self._trace.executed:
-                found.append(self._whole(layer, "the layer is not executed"))
-            elif not self._trace.reaches_output(layer):
-                found.append(self._whole(layer, "its result does not reach the model's output in a differentiable way"))
-            else:
-                reach = self._trace.reach(layer, width)
-                found.append(self._group(layer, reach))
-                for module, is_input, positions in reach.sides:
-                    if found[-1].group.members and isinstance(module, PRODUCERS) and not is_input:
-                        covered.setdefault(module, set()).update(*positions.values())
-        return found
-
-    def layouts(self, traced: Traced) -> Iterable[Traced]:
-        """Other readings of a group whose trial failed: its flattens with another axis running fastest."""
-        for consumer in traced.consumers:
-            width = self._widths[consumer.tensor][consumer.dim]
-            for layout in flatten_layouts(consumer, traced.group.channels, width):
-                members = tuple(m for m in traced.group.members if m != consumer)
-                consumers = tuple(m for m in traced.consumers if m != consumer)
-                yield Traced(replace(traced.group, members=members + layout), consumers + layout)
-
-    def _whole(self, layer: nn.Module, fixed: str) -> Traced:
-        return Traced(Group(self._names[layer], out_width(layer), (self._names[layer],), (), fixed), ())
-
-    def _group(self, root: nn.Module, reach: Reach) -> Traced:
-        if reach.irregular:
-            return self._whole(root, reach.irregular)
-        fixed = self._reason(reach)
-        members: dict[Member, bool] = {}
-        for module, is_input, positions in reach.sides:
-            runs = compress(positions, reach.channels)
-            for name, dim in self._axes(module, is_input):
-                if name not in self._widths:
-                    return self._whole(root, fixed or f"{name} is computed: parametrised, or under a pruning mask")
-                if runs is None:
-                    return self._whole(root, fixed or f"the channels' positions in {name} follow no regular pattern")
-                members |= {Member(name, dim, *run): is_input and isinstance(module, PRODUCERS) for run in runs}
-        layers = [m for m, is_input, p in reach.sides if not is_input and self._is_whole_output(m, p, reach.channels)]
-        names = {self._names[m] for m in layers}
-        group = Group(
-            self._names[root],
-            reach.channels,
-            tuple(n for n in self._names.values() if n in names),
-            tuple(members),
-            fixed,
-        )
-        return Traced(group, tuple(member for member, reads in members.items() if reads))
-
-    def _reason(self, reach: Reach) -> str:
-        if reach.output:
-            return "the model's output"
-        touched = [(module, is_input) for module, is_input, _ in reach.sides]
-        if any(module is leaf for module, _ in touched for leaf in self._trace.inputs):
-            return "the model's input"
-        for module, name in self._ignored:
-            if any(module is m and not is_input for m, is_input in touched):
-                return f"{name} is ignored"
-        refused = ((m, refusal(m)) for m, _ in touched if isinstance(m, nn.Module))
-        return next((f"{self._names[m]}: {why}" for m, why in refused if why), "")
-
-    def _axes(self, module: nn.Module | Tensor, is_input: bool) -> list[tuple[str, int]]:
-        if isinstance(module, nn.Parameter):
-            name = self._tensor_names.get(id(module))  # None for an input, which is no member
-            return [(name, self._trace.axis_of(module))] if name else []
-        if not isinstance(module, nn.Module) or refusal(module):
-            return []
-        axes = []
-        for name, dim in axes_of(module, is_input):
-            own = module._parameters.get(name, module._buffers.get(name))
-            prefix = self._names[module]
-            axes.append((self._tensor_names.get(id(own), f"{prefix}.{name}" if prefix else name), dim))
-        return axes
-
-    def _is_whole_output(self, module: Any, positions: dict[int, list[int]], channels: int) -> bool:
-        return (
-            isinstance(module, nn.Module)
-            and all(positions.get(c) == [c] for c in range(channels))
-            and any(self._widths[name][dim] == channels for name, dim in self._axes(module, False))
-        )
+    return [_with_policy(g, policies[g.name]) if g.name in policies else g for g in groups]
 
 
-def _without_conflicts(traced: list[Traced]) -> list[Traced]:
-    """Fixes groups that claim the same positions of one tensor, as two layers with a tied weight may."""
-    owners: dict[tuple[str, int, int], str] = {}
-    clashes: dict[str, str] = {}
-    for item in traced:
-        name = item.group.name
-        for m in item.group.members:
-            for position in m.positions(range(item.group.channels)).tolist():
-                other = owners.setdefault((m.tensor, m.dim, position), name)
-                if other != name:
-                    clashes[name] = f"{m.tensor} belongs to the group {other!r} too"
-                    clashes.setdefault(other, f"{m.tensor} belongs to the group {name!r} too")
-    return [replace(t, group=replace(t.group, fixed=t.group.fixed or clashes.get(t.group.name, ""))) for t in traced]
+def _with_policy(group: Group, policy: str | float) -> Group:
+    if policy == "joint":
+        return replace(group, policy="joint", bound=COUPLING_BOUND if group.kind == "coupling" else 1.0)
+    if policy == "frozen":
+        return replace(group, policy="frozen", bound=0.0, fixed=group.fixed or "frozen by its policy")
+    return replace(group, policy="bounded", bound=float(policy))
+
+
+def _proven(
+    model: nn.Module, groups: list[Group], entries: Mapping[str, EntryPoint], trace: Trace, proof: Proof
+) -> list[Group]:
+    trial = Trial(model, entries, trace)
+    for seed in range(2):
+        groups = settle(groups, partial(trial.shapes_differ, seed=seed))
+    bare = any(p.device.type == "meta" for p in model.parameters())
+    if proof == "values" and bare:
+        raise ValueError("find_groups: proof: wanted 'shapes' for a model on the meta device, got 'values'")
+    if proof == "values" or (proof == "auto" and not bare and sum(p.numel() for p in model.parameters()) <= CHEAP):
+        groups = settle(groups, trial.values_differ)
+    return groups
+
+
+def _in_order(groups: list[Group], modules: list[str]) -> list[Group]:
+    place = {name: number for number, name in enumerate(modules)}
+
+    def key(group: Group) -> int:
+        name = group.name.partition("[")[0]
+        while name not in place:
+            name = name.rpartition(".")[0]
+        return place[name]
+
+    return sorted(groups, key=key)

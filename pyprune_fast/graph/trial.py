@@ -1,88 +1,208 @@
-"""The proof of a group: on a copy with random weights, cutting gives what silencing its consumers gives.
+"""Proofs that groups can be cut: the cut model runs, and computes what the masked model computes.
 
-Tracing is a set of heuristics about what operations do to channels. Whatever it got wrong (a transpose, a mean or
-softmax over channels, a width written into the forward method, a constant that is added) shows here, before any model
-is cut.
+Labels tell what belongs together; they cannot tell whether the model's code follows a cut, as where a width stands written
+in a forward method. So all groups are cut by some on a copy, and all entry points run on it.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pyprune_fast.slicing import Group, Member, Plan, apply
 
-from .copies import arguments, copy_model, tensors_in
+from .axes import Axis, layout
+from .copies import copy_model, meta_copy, tensors_in
+from .entries import EntryPoint, Tie, Trace, inputs_of, read_entries, run_entries, without_numbers
+from .masked import MaskedModel, variable
+
+Failure = Callable[[Sequence[Group]], str]
+Gone = Mapping[int, Sequence[int]]  # channels that are cut, by the identity of their variable
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A group, and those of its members that read its channels (the others make them)."""
+def settle(groups: Sequence[Group], failure: Failure) -> list[Group]:
+    """Tries all groups at once; on failure, by halves, down to those at fault, which come back fixed.
 
-    group: Group
-    consumers: tuple[Member, ...]
+    Args:
+        groups: Groups; fixed ones are left as they are.
+        failure: Tells why some groups together cannot be cut; empty if they can.
+
+    Returns:
+        The groups in the same order.
+    """
+
+    def faults(items: Sequence[Group]) -> dict[str, str]:
+        why = failure(items) if items else ""
+        if not why:
+            return {}
+        if len(items) == 1:
+            return {items[0].name: why}
+        middle = len(items) // 2
+        # Two that fail only together pass by halves: one of the halves has to stay, then.
+        return faults(items[:middle]) | faults(items[middle:]) or {item.name: why for item in items[middle:]}
+
+    reasons = faults([group for group in groups if not group.fixed])
+    return [replace(group, fixed=reasons.get(group.name, group.fixed)) for group in groups]
 
 
 class Trial:
-    """A copy of a model on which groups are cut for a test.
+    """Copies of a model on which groups are cut for a test.
 
-    The copy's weights are random (a fixed seed): in a trained model a zero may hide a mistake.
+    Args:
+        model: The model; it is only read.
+        entries: Its entry points.
+        trace: What their run told.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any):
+    def __init__(self, model: nn.Module, entries: Mapping[str, EntryPoint], trace: Trace):
+        self._model, self._entries, self._trace = model, entries, trace
+        self._devices = {t.device for t in model.parameters()}
+
+    @cached_property
+    def _bare(self) -> nn.Module:
+        """A copy without numbers, if the model runs without."""
+        return meta_copy(self._model) if self._trace.meta else copy_model(self._model, lambda name, tensor: tensor.detach())
+
+    @cached_property
+    def _lively(self) -> nn.Module:
+        """A copy with random weights, by a fixed seed: in a trained model a zero may hide a mistake."""
         generator = torch.Generator().manual_seed(0)
-        self.model = copy_model(model, lambda name, tensor: _randomised(name, tensor, generator))
-        self._generator = generator
-        self._arguments = arguments(example_inputs)
-        self._devices = {t.device for t in self.model.parameters() if t.device.type == "cuda"}
+        return copy_model(self._model, lambda name, tensor: _randomised(name, tensor, generator))
 
-    def failure(self, traced: Sequence[Traced]) -> str:
-        """Cuts about half of each group's channels, all groups at once.
+    def shapes_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+        """Cuts some of each group's channels; tells why the outputs are not of the shapes that remain."""
+        got, why = self._cut(self._bare, groups, seed, lambda x: tuple(x.shape), meta=self._trace.meta)
+        gone = self._gone(groups, seed)
+        wanted = {
+            name: [tuple(len(_kept(axis, gone)) for axis in axes) for axes in outputs]
+            for name, outputs in self._trace.outputs.items()
+        }
+        return why or ("" if got == wanted else "cutting it would change more than its own channels of an output")
 
-        Returns:
-            Why the result is wrong; empty if it is right.
-        """
-        half = {t.group.name: self._half(t.group.channels) for t in traced}
-        plan = Plan.of(self.model, [t.group for t in traced], half)
-        wanted = self._forward(self._silenced(traced, plan))
-        cut = apply(self.model, plan)
+    def values_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+        """Cuts some of each group's channels; tells why the result is not the masked model's."""
+        gone = self._gone(groups, seed)
+        device = next(iter(self._devices))
+        masks = {group.name: torch.ones(group.channels, device=device) for group in groups}
+        for name, channels in _some(groups, seed).items():
+            masks[name][list(channels)] = 0
+        masked = MaskedModel.of(self._lively, groups, self._entries, self._trace)
+        wanted: dict[str, list[Tensor]] = {}
+        for name, axes in self._trace.outputs.items():
+            try:
+                found = self._seeded(partial(masked.run, masks, name))
+            except RuntimeError as error:  # a forward method that goes another way with numbers than without
+                return f"there is no masked model to compare with: {_first_line(error)}"
+            wanted[name] = [_narrow(x, own, gone) for x, own in zip(found, axes, strict=True)]
+        got, why = self._cut(self._lively, groups, seed, Tensor.clone, meta=False)
+        if why:
+            return why
+        pairs = [pair for name in wanted for pair in zip(got[name], wanted[name], strict=True)]
+        return "" if all(_close(*pair) for pair in pairs) else "cutting it would change what the remaining channels compute"
+
+    def _gone(self, groups: Sequence[Group], seed: int) -> Gone:
+        cut = _some(groups, seed)
+        return {id(variable(self._trace, group)): cut[group.name] for group in groups}
+
+    def _cut(
+        self, copy: nn.Module, groups: Sequence[Group], seed: int, read: Callable[[Tensor], Any], meta: bool
+    ) -> tuple[dict[str, list[Any]], str]:
+        """Runs all entry points on the cut copy: what is read of their outputs, and why they do not run."""
+        gone = self._gone(groups, seed)
         try:
-            got = self._forward({})
+            cut = apply(copy, Plan.of(copy, groups, _some(groups, seed)))
+        except ValueError as error:
+            return {}, f"it cannot be cut: {_first_line(error)}"
+        got: dict[str, list[Any]] = {}
+        try:
+            for name, point in self._entries.items():
+                inputs = _narrowed(inputs_of(point, meta), self._trace.inputs[name], gone)
+                with without_numbers(meta):
+                    got[name] = [read(x) for x in self._seeded(partial(point.run, copy, inputs))]
         except Exception as error:  # any error of any forward method means: not like this
-            return f"the model does not run when this is cut: {_first_line(error)}"
+            return {}, f"the model does not run when this is cut: {_first_line(error)}"
         finally:
             cut.undo()
-        same = len(got) == len(wanted) and all(_close(a, b) for a, b in zip(got, wanted, strict=True))
-        return "" if same else "cutting it would change what the remaining channels compute"
+        return got, ""
 
-    def _half(self, channels: int) -> tuple[int, ...]:
-        chosen = torch.randperm(channels, generator=self._generator)[: channels // 2]
-        return tuple(sorted(chosen.tolist()))
-
-    def _silenced(self, traced: Sequence[Traced], plan: Plan) -> dict[str, Tensor]:
-        """The consumers' weights with zeros where they read the channels that go."""
-        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        changed: dict[str, Tensor] = {}
-        for item in traced:
-            for member in item.consumers if item.group.name in plan.remove else ():
-                weight = changed.setdefault(member.tensor, tensors[member.tensor].detach().clone())
-                positions = member.positions(plan.remove[item.group.name]).to(weight.device)
-                weight.index_fill_(member.dim, positions, 0)
-        return changed
-
-    def _forward(self, changed: dict[str, Tensor]) -> list[Tensor]:
-        args, kwargs = self._arguments
-        with torch.no_grad(), torch.random.fork_rng(self._devices), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    def _seeded(self, call: Callable[[], Any]) -> list[Tensor]:
+        cuda = [device for device in self._devices if device.type == "cuda"]
+        with without_numbers(False), torch.random.fork_rng(cuda):
             torch.manual_seed(0)
-            out = torch.func.functional_call(self.model, changed, args, kwargs)
-        return [tensor.clone() for tensor in tensors_in(out)]
+            return list(tensors_in(call()))
+
+
+def verify(model: nn.Module, groups: Sequence[Group], inputs: Any, *, ties: Iterable[Tie] = ()) -> list[Group]:
+    """Proves groups by numbers: on a copy with random weights, the cut model equals the masked model.
+
+    All prunable groups are cut by some at once; on failure, by halves, down to those at fault.
+
+    Args:
+        model: The model, with numbers (not on the meta device); it is only read.
+        groups: Its groups.
+        inputs: As for `find_groups`.
+        ties: As for `find_groups`.
+
+    Returns:
+        The groups; those that failed are fixed, with the reason. Deterministic for a deterministic model.
+
+    Raises:
+        ValueError: A model on the meta device, or groups of another one.
+
+    Example:
+        >>> from pyprune_fast.graph import find_groups
+        >>> model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(1, 3)
+        >>> groups = find_groups(model, x)
+        >>> verify(model, groups, x) == groups
+        True
+    """
+    if any(p.device.type == "meta" for p in model.parameters()):
+        raise ValueError("verify: model: wanted one with numbers, got one on the meta device")
+    entries = read_entries(model, inputs)
+    return settle(groups, Trial(model, entries, run_entries(model, entries, ties)).values_differ)
+
+
+def _some(groups: Sequence[Group], seed: int = 0) -> dict[str, tuple[int, ...]]:
+    """Some of each group's channels by a seed: between one and all but one.
+
+    Not the same share of each: where two groups have to shrink together, equal shares would hide it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = {}
+    for group in groups:
+        count = int(torch.randint(1, group.channels, (), generator=generator))
+        chosen[group.name] = tuple(sorted(torch.randperm(group.channels, generator=generator)[:count].tolist()))
+    return chosen
+
+
+def _kept(axis: Axis, gone: Gone) -> Tensor:
+    """Positions of an axis that stay."""
+    stays = torch.ones(axis.size, dtype=torch.bool)
+    for leaf, run in layout(axis):
+        if id(leaf) in gone:
+            stays[Member("", 0, *run).positions(gone[id(leaf)])] = False
+    return stays.nonzero().flatten()
+
+
+def _narrow(x: Tensor, axes: Sequence[Axis], gone: Gone) -> Tensor:
+    for dim, axis in enumerate(axes):
+        kept = _kept(axis, gone)
+        if len(kept) < axis.size:
+            x = x.index_select(dim, kept.to(x.device))
+    return x
+
+
+def _narrowed(inputs: Any, axes: Sequence[Sequence[Axis]], gone: Gone) -> Any:
+    """Inputs that a tie makes follow the cut, without the channels that went."""
+    own = iter(axes)
+    return pytree.tree_map_only(Tensor, lambda x: _narrow(x, next(own), gone), inputs)
 
 
 def _randomised(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -109,32 +229,3 @@ def _close(got: Tensor, wanted: Tensor) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def prove(model: nn.Module, example_inputs: Any, traced: Sequence[Traced], layouts: Any) -> list[Group]:
-    """Tries all groups at once; on failure, by halves, down to the group at fault, which is returned as fixed.
-
-    Args:
-        model: The model; only read.
-        example_inputs: As for `find_groups`.
-        traced: Prunable groups.
-        layouts: Called with a failing group; gives other readings of it to be tried in turn.
-
-    Returns:
-        The groups in the same order.
-    """
-    trial = Trial(model, example_inputs)
-
-    def settle(items: Sequence[Traced]) -> list[Group]:
-        why = trial.failure(items) if items else ""
-        if not why:
-            return [item.group for item in items]
-        if len(items) > 1:
-            middle = len(items) // 2
-            return settle(items[:middle]) + settle(items[middle:])
-        for other in layouts(items[0]):
-            if not trial.failure([other]):
-                return [other.group]
-        return [replace(items[0].group, fixed=why)]
-
-    return settle(traced)

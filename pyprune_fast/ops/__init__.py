@@ -10,7 +10,7 @@ from .extremes import Extremes, extremes
 from .joint import joint_counts
 from .norms import norms
 from .pairs import pair_counts, pair_information
-from .take import take
+from .take import take, take_all
 
 __all__ = [
     "Extremes",
@@ -23,4 +23,5 @@ __all__ = [
     "pair_counts",
     "pair_information",
     "take",
+    "take_all",
 ]

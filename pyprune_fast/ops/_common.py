@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyprune_fast import _native
 from pyprune_fast._checks import as_tensor, check_activation, check_count, check_dtype, check_shape, describe
@@ -37,7 +38,7 @@ def register(schema: str, cpu: Kernel, other: Kernel, fake: Kernel, cuda: Kernel
 
 
 def _elsewhere(name: str, other: Kernel, *arguments: Any) -> Any:
-    device = next(a.device.type for a in arguments if isinstance(a, Tensor))
+    device = next(a.device.type for a in pytree.tree_leaves(arguments) if isinstance(a, Tensor))
     _say_once(f"{name}: {device} tensors are done in plain torch, which is slower: there is no kernel for them")
     return other(*arguments)
 

@@ -2,9 +2,10 @@
 
 from pyprune_fast.slicing import Plan
 
-from . import metrics
+from . import metrics, searches
 from .advisor import Advice, advise, sample_metrics
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
+from .coefficients import Allocation, Candidate, Problem
 from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
@@ -16,20 +17,26 @@ from .lyapunov import LyapunovTest, lyapunov_test
 from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
 from .monitor import Alert, Baseline, Monitor
+from .norms import group_norms
 from .release import Release
 from .rollout import Rollout, Stage, rollout, stages_by_groups, stages_by_share
+from .simulate import Effect, Simulation, simulate
+from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 
 __all__ = [
     "CRITERIA",
     "Advice",
     "Alert",
+    "Allocation",
     "Baseline",
+    "Candidate",
     "Case",
     "Comparison",
     "Cost",
     "Criterion",
     "Curve",
+    "Effect",
     "HRel",
     "Journal",
     "Limit",
@@ -38,11 +45,14 @@ __all__ = [
     "Metric",
     "Monitor",
     "Plan",
+    "Problem",
     "Pruner",
     "Release",
     "Result",
     "Rollout",
     "Round",
+    "Simulation",
+    "Sparsity",
     "Stage",
     "Table",
     "Target",
@@ -58,6 +68,7 @@ __all__ = [
     "fast_dtype",
     "fine_tune",
     "gate",
+    "group_norms",
     "group_scores",
     "hrel_schedule",
     "latency",
@@ -72,6 +83,8 @@ __all__ = [
     "rollout",
     "sample_metrics",
     "score",
+    "searches",
+    "simulate",
     "stages_by_groups",
     "stages_by_share",
 ]

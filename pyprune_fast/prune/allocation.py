@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -41,17 +41,17 @@ class Target:
 
 
 def group_scores(groups: Iterable[Group], layer_scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Averages the scores of each group's layers.
+    """Averages the scores of each group's layers; of the outputs that a channel owns in one, as a head does, it takes the mean.
 
     Args:
         groups: Groups; those without any scored layer are left out.
-        layer_scores: Scores by layer name, shape (channels,), higher keeps.
+        layer_scores: Scores by layer name, shape (outputs,), higher keeps.
 
     Returns:
         float64 scores of shape (channels,) on the CPU, by group name.
 
     Raises:
-        ValueError: A layer's scores do not match its group's channels.
+        ValueError: A layer's scores do not match its group's channels, nor what these own of its weight.
 
     Example:
         >>> group_scores([Group("a", 2, ("a", "b"), ())], {"a": torch.tensor([1., 2.]), "b": torch.tensor([3., 2.])})
@@ -59,10 +59,23 @@ def group_scores(groups: Iterable[Group], layer_scores: Mapping[str, Tensor]) ->
     """
     means = {}
     for group in groups:
-        rows = [_scores("group_scores", group, layer_scores[name]) for name in group.layers if name in layer_scores]
+        own = [(name, layer_scores[name]) for name in group.layers if name in layer_scores]
+        rows = [_scores("group_scores", group, _by_channel(group, name, scores)) for name, scores in own]
         if rows:
             means[group.name] = torch.stack(rows).mean(0)
     return means
+
+
+def _by_channel(group: Group, layer: str, scores: Tensor) -> Tensor:
+    """The mean score of the outputs that each channel owns in a layer."""
+    if not isinstance(scores, Tensor) or scores.shape == (group.channels,):
+        return scores
+    for dim in (0, 1):
+        members = [m for m in group.members if (m.tensor, m.dim) == (f"{layer}.weight", dim)]
+        if members and scores.shape == (group.channels * sum(m.block for m in members),):
+            owned = [scores[m.positions(range(group.channels))].reshape(group.channels, m.block) for m in members]
+            return torch.cat(owned, 1).double().mean(1)
+    return scores
 
 
 def allocate(
@@ -219,7 +232,7 @@ def plan_for(
         "ranking": ranking,
         "ratio": ratio,
     }
-    return Plan(plan.groups, plan.remove, plan.extents, {**(note or {}), **remarks})
+    return replace(plan, note={**(note or {}), **remarks})
 
 
 def _nearest(plan_at: Callable[[float], Plan], measure: Callable[[Plan], float], target: Target) -> tuple[float, float, Plan]:

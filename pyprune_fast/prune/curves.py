@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -176,7 +176,7 @@ def plan_by_curves(
             heapq.heappush(queue, (price(name), name))
     plan = plan_at({})
     remarks = {"target": target.measure, "wanted": target.remove, "reached": reached, "ranking": "curves"}
-    return Plan(plan.groups, plan.remove, plan.extents, {**(note or {}), **remarks})
+    return replace(plan, note={**(note or {}), **remarks})
 
 
 def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:

@@ -83,13 +83,13 @@ def kept_widths(results: Sequence[Result]) -> str:
 def sorted_scores(result: Result) -> str:
     """Scores of every layer from the highest to the lowest; those below the cut are pale."""
     scores = result.rounds[0].scores.layers
-    removed = {layer: len(result.plan.remove.get(g.name, ())) for g in result.plan.groups for layer in g.layers}
+    removed = {layer: len(result.plan.remove.get(g.name, ())) / g.channels for g in result.plan.groups for layer in g.layers}
     shown = [(name, values.sort(descending=True).values) for name, values in scores.items() if name in removed][:12]
     columns = min(len(shown), 6)
     rows = -(-len(shown) // columns)
     with _figure(1.6 * columns + 0.4, 1.7 * rows + 0.3, columns=columns, rows=rows) as (figure, axes, svg):
         for axis, (name, values) in zip(axes, shown, strict=False):
-            kept = len(values) - removed[name]
+            kept = round(len(values) * (1 - removed[name]))  # a group's channel may own several outputs
             axis.bar(range(kept), values[:kept].tolist(), 1.0, color=_COLOURS[0])
             axis.bar(range(kept, len(values)), values[kept:].tolist(), 1.0, color=_COLOURS[0], alpha=0.35)
             axis.set_title(name, fontsize=8)

@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from .heads import attention_widths, looks_like_attention
+from .kept import Axes
+
 Shapes = Mapping[str, tuple[int, ...]]
+Rule = Callable[[Any, Shapes], Mapping[str, Any]]
 
 
 def _linear(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -15,13 +19,18 @@ def _linear(layer: Any, shapes: Shapes) -> dict[str, Any]:
     return {"in_features": in_features, "out_features": out_features}
 
 
+def _bilinear(layer: Any, shapes: Shapes) -> dict[str, Any]:
+    out_features, in1_features, in2_features = shapes["weight"]
+    return {"in1_features": in1_features, "in2_features": in2_features, "out_features": out_features}
+
+
 def _conv(layer: Any, shapes: Shapes) -> dict[str, Any]:
     rows, columns = shapes["weight"][:2]
-    if layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels:
-        return {"in_channels": rows, "out_channels": rows, "groups": rows}
-    if layer.transposed:
-        return {"in_channels": rows, "out_channels": columns * layer.groups}
-    return {"in_channels": columns * layer.groups, "out_channels": rows}
+    # Whole groups go: each keeps its filters and its inputs. A layer with one group has as many rows as its weight.
+    own = (layer.in_channels if layer.transposed else layer.out_channels) // layer.groups
+    groups = rows // own if layer.groups > 1 else 1
+    inside, outside = (rows, columns * groups) if layer.transposed else (columns * groups, rows)
+    return {"in_channels": inside, "out_channels": outside, "groups": groups}
 
 
 def _batch_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -33,8 +42,13 @@ def _group_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
     if "weight" not in shapes:
         return {}
     (width,) = shapes["weight"]
-    per_channel = layer.num_groups == layer.num_channels
-    return {"num_channels": width, "num_groups": width if per_channel else layer.num_groups}
+    return _groups(layer, width)
+
+
+def _groups(layer: Any, width: int) -> dict[str, Any]:
+    # Whole groups go, so that the others keep their statistics; one group is a LayerNorm, and stays one.
+    own = layer.num_channels // layer.num_groups
+    return {"num_channels": width, "num_groups": width // own if layer.num_groups > 1 else 1}
 
 
 def _layer_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -50,32 +64,117 @@ def _embedding(layer: Any, shapes: Shapes) -> dict[str, Any]:
     return {"num_embeddings": rows, "embedding_dim": columns}
 
 
-_TABLE: tuple[tuple[type[nn.Module], Callable[[Any, Shapes], dict[str, Any]]], ...] = (
-    (nn.Linear, _linear),
-    (nn.modules.conv._ConvNd, _conv),
-    (nn.modules.batchnorm._NormBase, _batch_norm),
-    (nn.GroupNorm, _group_norm),
-    (nn.LayerNorm, _layer_norm),
-    (nn.PReLU, _prelu),
-    (nn.Embedding, _embedding),
-)
+def _recurrent(layer: Any, shapes: Shapes) -> dict[str, Any]:
+    """RNN, LSTM and GRU keep one hidden size for all their layers and directions."""
+    cell = isinstance(layer, nn.RNNCellBase)
+    gates = layer.weight_ih.shape[0] // layer.hidden_size if cell else layer.weight_ih_l0.shape[0] // layer.hidden_size
+    first = "weight_ih" if cell else "weight_ih_l0"
+    sizes = {shape[0] // gates for name, shape in shapes.items() if name.startswith("weight_ih")}
+    if len(sizes) > 1:
+        raise ValueError(f"wanted one hidden size for all layers and directions, got {sorted(sizes)}")
+    widths = {"input_size": shapes[first][1], "hidden_size": sizes.pop()}
+    return widths | ({"proj_size": shapes["weight_hr_l0"][0]} if "weight_hr_l0" in shapes else {})
 
 
-def derive(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
+def _conv1d_of_transformers(layer: Any, shapes: Shapes) -> dict[str, Any]:
+    rows, columns = shapes["weight"]
+    return {"nx": rows, "nf": columns}
+
+
+_TABLE: dict[type[nn.Module], Rule] = {
+    nn.Linear: _linear,
+    nn.Bilinear: _bilinear,
+    nn.modules.conv._ConvNd: _conv,
+    nn.modules.batchnorm._NormBase: _batch_norm,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _layer_norm,
+    nn.PReLU: _prelu,
+    nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding,
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: _recurrent,
+}
+
+
+def register_widths(kind: type[nn.Module], rule: Rule) -> None:
+    """Tells how a class of modules writes down its widths, for modules that this package does not know.
+
+    Args:
+        kind: The class, instances of subclasses included; a later call for the same class replaces the earlier one, and the
+            nearest class in the order of inheritance decides.
+        rule: Called with a module and the shapes that its tensors will have after a cut, by name, those of its submodules
+            included (``"q_proj.weight"``); gives the attributes to set, by name. It must not change the module, and an error
+            that it raises refuses the cut before anything is touched.
+
+    Example:
+        >>> class Scale(nn.Module):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.width, self.scale = width, nn.Parameter(torch.ones(width))
+        >>> import torch
+        >>> register_widths(Scale, lambda module, shapes: {"width": shapes["scale"][0]})
+        >>> derive(Scale(4), {"scale": (3,)})
+        {'width': 3}
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise TypeError(f"register_widths: kind: wanted a class of modules, got {kind!r}")
+    _TABLE[kind] = rule
+
+
+def has_widths(module: nn.Module) -> bool:
+    """Tells whether there is a rule for this module."""
+    return _rule(module) is not None or looks_like_attention(module)
+
+
+def derive(module: nn.Module, shapes: Shapes, axes: Mapping[str, Axes] | None = None) -> dict[str, Any]:
     """Derives a module's width attributes from the shapes of its tensors.
 
     Args:
         module: Any module; its present attributes tell a depthwise convolution from others.
-        shapes: Shapes of the module's own parameters and buffers, by name.
+        shapes: Shapes that its parameters and buffers will have, by name, those of submodules included.
+        axes: What stays of those of them that are cut: it tells whole heads of an attention from parts of heads.
 
     Returns:
         Attribute values by name; empty for a module that keeps no widths.
+
+    Raises:
+        ValueError: The shapes are none that such a module can have.
 
     Example:
         >>> derive(nn.Linear(4, 8), {"weight": (5, 4), "bias": (5,)})
         {'in_features': 4, 'out_features': 5}
     """
-    for kind, widths in _TABLE:
-        if isinstance(module, kind) and ("weight" in shapes or "running_mean" in shapes):
-            return widths(module, shapes)
-    return {}
+    rule = _rule(module)
+    if rule is not None and shapes:
+        return dict(rule(module, shapes))
+    return attention_widths(module, shapes, axes or {}) if looks_like_attention(module) else {}
+
+
+def narrowed(module: Any, removed: int) -> dict[str, Any]:
+    """Derives the width attributes of a norm that has no tensors.
+
+    Args:
+        module: The norm.
+        removed: How many of its channels go.
+
+    Returns:
+        Attribute values by name.
+
+    Example:
+        >>> narrowed(nn.GroupNorm(2, 8, affine=False), 4)
+        {'num_channels': 4, 'num_groups': 1}
+    """
+    if isinstance(module, nn.GroupNorm):
+        return _groups(module, module.num_channels - removed)
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        *outer, last = module.normalized_shape
+        return {"normalized_shape": (*outer, last - removed)}
+    return {"num_features": module.num_features - removed}
+
+
+def _rule(module: nn.Module) -> Rule | None:
+    found = next((_TABLE[kind] for kind in type(module).__mro__ if kind in _TABLE), None)
+    if found is None and type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return _conv1d_of_transformers
+    return found

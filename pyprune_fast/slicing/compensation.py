@@ -135,7 +135,7 @@ def compensate(
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"compensate: ridge: wanted a finite number of at least 0, got {ridge}")
     tensors, places = held_tensors(model)
-    check_extents("compensate", tensors, plan)
+    check_extents("compensate", model, tensors, plan)
     batches = _inputs(model, loader, images)
     first = next(batches)
 

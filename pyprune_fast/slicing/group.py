@@ -56,15 +56,39 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Width:
+    """A width that a module writes down without a tensor that tells it, such as a norm without scales.
+
+    Attributes:
+        module: Qualified name of the module.
+        block: Number of positions that one channel owns there.
+    """
+
+    module: str
+    block: int
+
+
+@dataclass(frozen=True)
 class Group:
     """Channels that can only be removed together, wherever they appear.
 
     Attributes:
-        name: Qualified name of the root layer.
+        name: Qualified name of the root layer; of the tensor, with the first position, where a layer holds several groups.
         channels: Number of channels.
-        layers: The layers whose output channels are this group's channels, in the model's order; scores are read there.
+        layers: The layers whose outputs are this group's channels, one by one or in blocks, in the model's order; scores are
+            read there.
         members: Every axis of every tensor that the channels own.
         fixed: Why the group may not be cut, such as ``"the model's output"``; empty for a prunable group.
+        kind: "intra": inside one component; "coupling": shared by several; "interface": the model's inputs or outputs.
+        subtype: Of a coupling group. "chain": one component makes the channels, one reads them; "fan-out": several read
+            them; "tied": several make them, one at a time; "residual": several make them and their results are added.
+        components: Names of the components that hold members.
+        parameters: Parameters that go with the first channel that goes.
+        macs: Multiply-accumulates that go with it, for one example, summed over all entry points.
+        policy: "joint": its channels may go; "bounded": up to a bound that the user set; "frozen": none may.
+        bound: Greatest fraction of its channels that may go.
+        protected: Whether ``fixed`` is the user's own reason.
+        bare: Norms without tensors that the channels pass.
 
     Example:
         >>> group = Group("fc1", 8, ("fc1",), (Member("fc1.weight", 0, 0, 1, 1), Member("fc2.weight", 1, 0, 1, 1)))
@@ -77,3 +101,12 @@ class Group:
     layers: tuple[str, ...]
     members: tuple[Member, ...]
     fixed: str = ""
+    kind: str = "intra"
+    subtype: str = ""
+    components: tuple[str, ...] = ()
+    parameters: int = 0
+    macs: int = 0
+    policy: str = "joint"
+    bound: float = 1.0
+    protected: bool = False
+    bare: tuple[Width, ...] = ()

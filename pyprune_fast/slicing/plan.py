@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from .group import Group, Member
+from .group import Group, Member, Width
 
 FORMAT = "pyprune_fast.plan"
-VERSION = 1
+VERSION = 2
 
 Note = str | int | float
 
@@ -29,6 +29,7 @@ class Plan:
         remove: Channels to remove for each of them, ascending.
         extents: Shape, before the cut, of every tensor that the groups touch.
         note: Free remarks: criterion, target, seed. Values are str, int or finite float.
+        protected: The user's reasons for groups that stay as they are, by group name.
 
     Raises:
         TypeError: An entry has another type than documented.
@@ -49,6 +50,7 @@ class Plan:
     remove: dict[str, tuple[int, ...]]
     extents: dict[str, tuple[int, ...]]
     note: dict[str, Note] = field(default_factory=dict)
+    protected: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
@@ -90,6 +92,7 @@ class Plan:
                 its channels, or a tensor that the model lacks.
         """
         known = {group.name: group for group in groups}
+        protected = {group.name: group.fixed for group in known.values() if group.protected}
         for name in remove:
             if name not in known:
                 raise ValueError(f"Plan.of: remove: wanted groups among {list(known)}, got {name!r}")
@@ -102,7 +105,7 @@ class Plan:
             if name not in tensors:
                 raise ValueError(f"Plan.of: model: wanted a tensor named {name!r}, got none")
             extents[name] = tuple(tensors[name].shape)
-        return cls(cut, removed, extents, dict(note or {}))
+        return cls(cut, removed, extents, dict(note or {}), protected)
 
     def widths(self) -> dict[str, tuple[int, int]]:
         """Returns the number of channels of each cut group, before and after."""
@@ -115,6 +118,7 @@ class Plan:
             "format": json.dumps(FORMAT),
             "groups": "[\n    " + ",\n    ".join(_line(asdict(group)) for group in self.groups) + "\n  ]",
             "note": _object(self.note),
+            "protected": _object(self.protected),
             "remove": _object({name: list(channels) for name, channels in self.remove.items()}),
             "version": json.dumps(VERSION),
         }
@@ -142,6 +146,7 @@ class Plan:
                 {name: _integers(channels) for name, channels in data["remove"].items()},
                 {name: _integers(shape) for name, shape in data["extents"].items()},
                 dict(data["note"]),
+                _texts(data["protected"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Plan.from_json: text: wanted a whole plan, got a mangled one ({error!r})") from error
@@ -202,9 +207,18 @@ def _integers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _texts(entries: Any) -> dict[str, str]:
+    if not isinstance(entries, dict) or any(type(value) is not str for value in entries.values()):
+        raise TypeError(f"wanted an object of texts, got {entries!r}")
+    return dict(entries)
+
+
 def _group(entry: Any) -> Group:
     members = tuple(Member(**member) for member in entry["members"])
     for member in members:
         _integers([member.dim, member.offset, member.step, member.block])
-    _integers([entry["channels"]])
-    return Group(entry["name"], entry["channels"], tuple(entry["layers"]), members, entry["fixed"])
+    _integers([entry["channels"], entry["parameters"], entry["macs"]])
+    bare = tuple(Width(**width) for width in entry["bare"])
+    _integers([width.block for width in bare])
+    lists = {name: tuple(entry[name]) for name in ("layers", "components")}
+    return Group(**{**entry, **lists, "members": members, "bare": bare})

@@ -1,0 +1,302 @@
+"""Pruning coefficients: how much each group loses, chosen under the metrics that the application needs.
+
+Letters: G groups; g a group of n_g channels, ranked by importance; alpha_g in [0, a_g] its coefficient, the fraction of its
+channels that goes, lowest importance first; S the fraction of the model that goes with them (`prune.sparsity`).
+
+    max M_1(alpha)   subject to   |S(alpha) - rho| <= epsilon,   M_j(alpha) meets its floor, j = 2..J
+
+This file states the problem and judges candidates: whole numbers of channels, measured on the cut model. The searches that
+propose them are in `prune.searches`.
+
+Source: after Sundaram et al., arXiv 2507.14882 (soft coefficients under application metrics).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyprune_fast._checks import check_choice, check_count
+from pyprune_fast.graph import MaskedModel, Tie
+from pyprune_fast.slicing import Group, Plan, apply
+
+from .allocation import Target, lowest
+from .metrics import Metric, Table, evaluate
+from .metrics.table import objective_and_floors
+from .sparsity import Sparsity
+
+Share = Literal["group", "component"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Whole numbers of channels, and what the model that loses them is worth.
+
+    Attributes:
+        counts: channels that go, by group name.
+        sparsity: fraction of the model that goes.
+        table: what was measured; `table.binding` is the floor that binds.
+    """
+
+    counts: Mapping[str, int]
+    sparsity: float
+    table: Table
+
+    @property
+    def worth(self) -> tuple[float, float]:
+        """Orders candidates: first by what they lack of their floors, relative to those, then by the first metric."""
+        first = self.table.rows[0]
+        value = first.value if first.direction == "max" else -first.value
+        lack = sum(row.relative_slack for row in self.table.failed)
+        return lack, -math.inf if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a search found.
+
+    Attributes:
+        method: name of the search.
+        candidate: the best candidate that was measured: with all floors met, if there was one, else the one that misses them
+            least.
+        feasible: whether it meets them all.
+        within: whether its sparsity is the target's within the tolerance.
+        binding: name of the floor that binds: one that is missed, or else the one with the least to spare; "" without floors.
+        plan: its plan; nothing is removed yet.
+        evaluations: candidates measured on the real metrics.
+        points: candidates looked at, with those that sparsity alone ruled out.
+        seconds: time of the search.
+        history: the first metric of the best candidate after each evaluation, for plots.
+    """
+
+    method: str
+    candidate: Candidate
+    feasible: bool
+    within: bool
+    binding: str
+    plan: Plan
+    evaluations: int
+    points: int
+    seconds: float
+    history: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Alpha of each group: the fraction of its channels that goes; 0 for groups that keep all."""
+        widths = self.plan.widths()
+        return {name: 1 - widths[name][1] / widths[name][0] if name in widths else 0.0 for name in self.candidate.counts}
+
+
+class Problem:
+    """An allocation to be found: groups, importances, metrics and a target.
+
+    Args:
+        model: the model. It is cut to measure a candidate and restored bit for bit; its weights do not change.
+        groups: its groups, as `find_groups` lists them; fixed ones and those without importance lose nothing.
+        importance: by group name, (channels,), higher keeps, as `group_scores` gives it.
+        inputs: as for `find_groups`.
+        metrics: the first is the objective; the others have floors (the objective may have one too). Floors come first.
+        target: what to remove (rho), and of what: "parameters", "macs" or "channels".
+        tolerance: epsilon.
+        bounds: a_g by group name, at most the group's own bound (0.5 for coupling groups, 0.9 for others by default).
+        share: whether every group has a coefficient of its own, or all groups of the same components share one.
+        min_channels, round_to: kept widths are at least this, and multiples of that.
+        ties: as for `find_groups`.
+
+    Raises:
+        ValueError: no group that may be cut, a target that the bounds do not allow, an argument out of range.
+
+    Example:
+        >>> from pyprune_fast.graph import find_groups
+        >>> model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 3)
+        >>> metric = Metric("norm", lambda model: model[2].weight.norm().item())
+        >>> problem = Problem(model, find_groups(model, x), {"0": torch.arange(8.0)}, x, metrics=[metric],
+        ...                   target=Target("parameters", 0.5), tolerance=0.05)
+        >>> problem.measure({"0": 4}).sparsity
+        0.48
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Iterable[Group],
+        importance: Mapping[str, Tensor],
+        inputs: Any,
+        *,
+        metrics: Sequence[Metric],
+        target: Target,
+        tolerance: float = 0.01,
+        bounds: Mapping[str, float] | None = None,
+        share: Share = "group",
+        min_channels: int = 1,
+        round_to: int = 1,
+        ties: Iterable[Tie] = (),
+    ) -> None:
+        ties = tuple(ties)
+        self.model, self.inputs, self.target = model, inputs, target
+        self.groups = [group for group in groups if not group.fixed and group.name in importance]
+        if not self.groups:
+            raise ValueError("Problem: groups: wanted at least one that may be cut and has an importance, got none")
+        if not 0 < tolerance < 1:
+            raise ValueError(f"Problem: tolerance: wanted a fraction in (0, 1), got {tolerance}")
+        check_choice("Problem", "share", share, ("group", "component"))
+        self.objective, self.floors = objective_and_floors("Problem", metrics)
+        self.tolerance = tolerance
+        self.min_channels = check_count("Problem", "min_channels", min_channels, 1)
+        self.round_to = check_count("Problem", "round_to", round_to, 1)
+        self.importance = {group.name: importance[group.name].detach().to("cpu", torch.float64) for group in self.groups}
+        self.channels = torch.tensor([float(group.channels) for group in self.groups], dtype=torch.float64)
+        self.bounds = torch.tensor([_bound(group, bounds or {}) for group in self.groups], dtype=torch.float64)
+        self.sparsity = Sparsity(model, self.groups, inputs, target.measure, ties=ties)
+        self.keys = _keys(self.groups, share)  # the number of each group's coefficient
+        self.measured: dict[tuple[int, ...], Candidate] = {}
+        self.history: list[float] = []
+        self.points = 0
+        self._masked: MaskedModel | None = None
+        self._ties = ties
+        most = float(self.sparsity(self._most()))
+        if most < target.remove - tolerance:
+            raise ValueError(
+                f"Problem: target: wanted {target.remove:.4g} of the {target.measure} removed, but bounds, min_channels and "
+                f"round_to allow {most:.4g} at most"
+            )
+
+    # --- from coefficients to whole channels ------------------------------------------------------------------------------
+
+    @property
+    def coefficients(self) -> int:
+        """How many there are."""
+        return int(self.keys.max()) + 1
+
+    def bounded(self, alpha: Tensor) -> Tensor:
+        """Coefficients of all groups, (..., G), clamped to their bounds."""
+        return alpha.clamp(min=0).minimum(self.bounds)
+
+    def project(self, alpha: Tensor) -> Tensor:
+        """Shifts the coefficients of all groups, (G,), together until, with fractions of channels, just the target goes."""
+        low, high = -1.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            short = float(self.sparsity(self.bounded(alpha + middle) * self.channels)) < self.target.remove
+            low, high = (middle, high) if short else (low, middle)
+        return self.bounded(alpha + high)
+
+    def harden(self, alpha: Tensor) -> dict[str, int]:
+        """Whole channels that go from each group, from coefficients of all groups, (G,)."""
+        return {g.name: self._allowed(i, round(float(alpha[i]) * g.channels)) for i, g in enumerate(self.groups)}
+
+    def repair(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Moves single channels (or `round_to` at a time) until the target is met within the tolerance, or no move helps.
+
+        Of the moves that bring the sparsity nearer, the one whose model measures best is made.
+        """
+        now = dict(counts)
+        while abs(gap := self.fraction(now) - self.target.remove) > self.tolerance:
+            step = self.round_to if gap < 0 else -self.round_to
+            moves = []
+            for i, group in enumerate(self.groups):
+                moved = {**now, group.name: self._allowed(i, now[group.name] + step)}
+                if abs(self.fraction(moved) - self.target.remove) < abs(gap):
+                    moves.append(moved)
+            if not moves:
+                break
+            now = max(moves, key=lambda moved: self.measure(moved).worth)
+        return now
+
+    def _allowed(self, index: int, count: int) -> int:
+        """The number of channels nearest to ``count`` that the group may lose: bound, least width, multiples."""
+        group = self.groups[index]
+        least = max(self.min_channels, group.channels - int(float(self.bounds[index]) * group.channels + 1e-9))
+        kept = max(group.channels - count, least)
+        return max(0, group.channels - -(-kept // self.round_to) * self.round_to)
+
+    def _most(self) -> Tensor:
+        return torch.tensor([float(self._allowed(i, g.channels)) for i, g in enumerate(self.groups)], dtype=torch.float64)
+
+    # --- judging ----------------------------------------------------------------------------------------------------------
+
+    def fraction(self, counts: Mapping[str, int]) -> float:
+        """The fraction of the model that goes."""
+        return float(self.sparsity(torch.tensor([float(counts[group.name]) for group in self.groups])))
+
+    def plan(self, counts: Mapping[str, int], note: Mapping[str, str | int | float] | None = None) -> Plan:
+        """The plan that takes so many channels of lowest importance from each group."""
+        remove = {name: lowest(self.importance[name], count) for name, count in counts.items() if count}
+        return Plan.of(self.model, self.groups, remove, note)
+
+    def measure(self, counts: Mapping[str, int]) -> Candidate:
+        """Cuts the model, measures all metrics, and restores it. What was measured before is remembered."""
+        key = tuple(counts[group.name] for group in self.groups)
+        if key not in self.measured:
+            plan = self.plan(counts)
+            cut = apply(self.model, plan) if plan.remove else None
+            try:
+                table = evaluate(self.model, (self.objective, *self.floors))
+            finally:
+                if cut is not None:
+                    cut.undo()
+            self.measured[key] = Candidate(dict(counts), self.fraction(counts), table)
+            self.points += 1
+            self.history.append(self.best().table.rows[0].value)
+        return self.measured[key]
+
+    def within(self, candidate: Candidate) -> bool:
+        """Whether the candidate's sparsity is the target's within the tolerance."""
+        return abs(candidate.sparsity - self.target.remove) <= self.tolerance + 1e-12
+
+    def best(self) -> Candidate:
+        """The best candidate measured so far, of those within the tolerance if there are any."""
+        found = list(self.measured.values())
+        return max([c for c in found if self.within(c)] or found, key=lambda candidate: candidate.worth)
+
+    def masked(self) -> MaskedModel:
+        """The model with soft masks, for searches by gradient."""
+        if self._masked is None:
+            self._masked = MaskedModel(self.model, self.groups, self.inputs, ties=self._ties)
+        return self._masked
+
+    def solve(self, method: str, search: Callable[[], None]) -> Allocation:
+        """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
+        self.measured, self.history, self.points = {}, [], 0
+        start = time.perf_counter()
+        search()
+        best = self.best()
+        note: dict[str, str | int | float] = {
+            "method": method,
+            "target": self.target.measure,
+            "wanted": self.target.remove,
+            "reached": best.sparsity,
+        }
+        return Allocation(
+            method=method,
+            candidate=best,
+            feasible=best.table.ok,
+            within=self.within(best),
+            binding=best.table.binding.name if best.table.binding else "",
+            plan=self.plan(best.counts, note),
+            evaluations=len(self.measured),
+            points=self.points,
+            seconds=time.perf_counter() - start,
+            history=tuple(self.history),
+        )
+
+
+def _bound(group: Group, bounds: Mapping[str, float]) -> float:
+    own = min(group.bound, 0.9)
+    bound = bounds.get(group.name, own)
+    if not 0 <= bound <= 1:
+        raise ValueError(f"Problem: bounds[{group.name!r}]: wanted a fraction in [0, 1], got {bound}")
+    return bound
+
+
+def _keys(groups: Sequence[Group], share: Share) -> Tensor:
+    """The number of each group's coefficient."""
+    names = [group.name if share == "group" else "+".join(group.components) for group in groups]
+    order = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([order[name] for name in names])
