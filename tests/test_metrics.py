@@ -92,6 +92,23 @@ def test_data_that_cannot_be_used_is_named(make, batches, text: str) -> None:
     assert any("while measuring" in note for note in caught.value.__notes__)
 
 
+def test_a_subset_is_drawn_evenly_and_in_order() -> None:
+    batches = [(torch.arange(10.0)[:, None], torch.arange(10)), (torch.arange(10.0, 14)[:, None], torch.arange(10, 14))]
+    drawn = torch.zeros(14)
+    for seed in range(700):
+        part = metrics.subset(batches, 5, seed)
+        inputs, labels = torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])
+        assert inputs[:, 0].tolist() == labels.tolist() == sorted(set(labels.tolist()))
+        assert len(labels) == 5
+        drawn[labels] += 1
+    # Each is drawn in 5/14 of 700 draws: 250, with a deviation of 12.7; 4 of them.
+    assert (drawn - 250).abs().max() < 4 * 12.7
+    assert [len(y) for _, y in metrics.subset(batches, 99)] == [10, 4]
+    assert all(torch.equal(a, b) for a, b in zip(metrics.subset([torch.ones(3)], 2), [torch.ones(2)], strict=True))
+    with pytest.raises(ValueError, match="wanted at least one example, got none"):
+        metrics.subset([], 3)
+
+
 def test_models_keep_their_mode() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)).train()
     model[0].eval()

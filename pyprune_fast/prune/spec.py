@@ -30,7 +30,6 @@ from . import metrics as built_in
 from .drift import Features, summaries
 from .metrics.metric import Metric
 from .metrics.reading import first_tensor
-from .tune import first_batches
 
 Makes = Callable[[], Any]
 MakesMetrics = Callable[[nn.Module], Sequence[Metric]]
@@ -146,7 +145,7 @@ def _from_json(data: Any) -> Spec:
     return Spec(
         **functions,
         metrics=make(lambda: source.batches),
-        quick=None if quick is None else make(lambda: first_batches(source.batches, quick)),
+        quick=None if quick is None else make(lambda: built_in.subset(source.batches, quick)),
         example=lambda: source.example,
         floors=data.get("floors", {}),
     )

@@ -11,6 +11,7 @@ from .episodes import episode_return
 from .estimate import Estimate, Mean, Number, Rate, Worst
 from .images import psnr, similarity, ssim
 from .metric import Measurement, Metric, Run, Surrogate
+from .reading import subset
 from .running import latency, macs, memory, size
 from .table import Table, evaluate, objective_and_floors
 
@@ -44,4 +45,5 @@ __all__ = [
     "similarity",
     "size",
     "ssim",
+    "subset",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyprune_fast._checks import describe
+from pyprune_fast._checks import check_count, describe
 from pyprune_fast.graph.copies import arguments
 from pyprune_fast.observe import eval_mode, observe
 
@@ -39,6 +39,34 @@ def first_tensor(inputs: Any) -> Tensor:
         if isinstance(leaf, Tensor):
             return leaf
     raise TypeError(f"batch: inputs: wanted at least one tensor, got {describe(inputs)}")
+
+
+def subset(batches: Batches, examples: int, seed: int = 0) -> list[Any]:
+    """A random part of the data, for a quick look: drawn evenly, without replacement, in the order of the data.
+
+    Args:
+        batches: tensors, or tuples of tensors such as (inputs, labels); read twice, in the same order.
+        examples: how many; all where there are fewer.
+        seed: of the draw.
+
+    Returns:
+        The batches with the examples that were drawn, without empty ones.
+
+    Raises:
+        TypeError, ValueError: examples below 1, batches of anything else, or no example at all.
+
+    Example:
+        >>> [len(labels) for _, labels in subset([(torch.rand(6, 2), torch.arange(6))] * 2, 8)]
+        [4, 4]
+    """
+    check_count("subset", "examples", examples, 1)
+    sizes = [len(first_tensor(batch)) for batch in batches]
+    if not sum(sizes):
+        raise ValueError("subset: batches: wanted at least one example, got none")
+    drawn = torch.zeros(sum(sizes), dtype=torch.bool)
+    drawn[torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))[:examples]] = True
+    parts = zip(batches, torch.split(drawn, sizes), strict=True)
+    return [pytree.tree_map(lambda part, here=here: part[here.to(part.device)], batch) for batch, here in parts if here.any()]
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
