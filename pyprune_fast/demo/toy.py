@@ -26,7 +26,7 @@ def data() -> Loaders:
 
 
 def model() -> nn.Sequential:
-    """A network that has learnt the task, in float64: so that processors, which round differently, agree on its float32 weights."""
+    """A network that has learnt the task; in float64, so that processors agree on its float32 weights."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(
