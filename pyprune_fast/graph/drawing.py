@@ -51,7 +51,7 @@ def _line(start: float, end: float, group: Group) -> str:
     middle = (x + far) / 2
     return (
         f'<path d="M{x} {start:.1f} C{middle} {start:.1f} {middle} {end:.1f} {far} {end:.1f}" fill="none" '
-        f'stroke="{_COLOURS[group.kind]}" stroke-opacity="{0.25 if group.fixed else 0.8}"/>'
+        f'stroke="{_COLOURS[group.kind]}" stroke-opacity="{0.5 if group.fixed else 0.8}"/>'
     )
 
 
@@ -59,7 +59,7 @@ def _box(x: float, y: float, text: str, colour: str, tip: str, pale: bool) -> st
     shown = text if len(text) <= 46 else f"{text[:45]}…"
     title = f"<title>{escape(f'{text}: {tip}' if tip else text)}</title>"
     return (
-        f'<g opacity="{0.45 if pale else 1}">{title}'
+        f'<g opacity="{0.7 if pale else 1}">{title}'
         f'<rect x="{x}" y="{y - _ROW / 2:.1f}" width="{_WIDE}" height="{_ROW}" rx="4" '
         f'fill="white" stroke="{colour}" stroke-width="1.5"/>'
         f'<text x="{x + 8}" y="{y + 4.5:.1f}" fill="{colour}">{escape(shown)}</text></g>'
