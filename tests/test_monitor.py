@@ -42,6 +42,22 @@ def test_psi_by_hand() -> None:
     assert shift.missing == (0.0, 0.0)
 
 
+def test_sparse_levels_are_joined_until_each_is_expected_to_hold_twenty() -> None:
+    levels = Levels(torch.tensor([[1.0, 2.0, 3.0]]))
+    a, b = FeatureCounts(levels), FeatureCounts(levels)
+    a.update(torch.tensor([0.5] * 5 + [1.5] * 15 + [2.5] * 60 + [3.5] * 20)[:, None])
+    b.update(torch.tensor([0.5] * 30 + [1.5] * 150 + [2.5] * 700 + [3.5] * 120)[:, None])
+    # The smaller set holds 100 of 1,100: of the first two levels it is expected to hold 18.2, of the first three 87.3, and of
+    # the last one 12.7, which therefore joins them: nothing is left to compare.
+    (shift,) = shifts(a, b)
+    assert (shift.psi, shift.psi_chance) == (0.0, 1.0)
+    assert shift.ks == pytest.approx(0.08)
+    a.update(torch.tensor([3.5] * 100)[:, None])  # now 32.0, 126.7 and 40.0 of 200
+    (shift,) = shifts(a, b)
+    p, q = ([(count + 0.5) / (n + 1.5) for count in counts] for counts, n in (((20, 60, 120), 200), ((180, 700, 120), 1000)))
+    assert shift.psi == pytest.approx(sum((x - y) * math.log(x / y) for x, y in zip(p, q, strict=True)))
+
+
 def test_ks_equals_scipy_where_levels_tell_all_values_apart() -> None:
     from scipy.stats import ks_2samp
 
