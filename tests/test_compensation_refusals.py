@@ -163,11 +163,7 @@ def test_a_failing_pass_leaves_no_hooks() -> None:
     [
         (lambda c: "mean", TypeError, "compensation: wanted a Compensation, got str"),
         (lambda c: replaced(c, plan=case("plain", (0,))[2]), ValueError, "compensation: wanted one for this plan"),
-        (
-            lambda c: replaced(c, tensors={"9.bias": torch.zeros(5)}),
-            ValueError,
-            "wanted tensors of the model, whole on this rank, got '9.bias'",
-        ),
+        (lambda c: replaced(c, tensors={"9.bias": torch.zeros(5)}), ValueError, "wanted tensors of the model, got '9.bias'"),
         (lambda c: replaced(c, tensors={"2.bias": torch.zeros(5)}), ValueError, "tensor '2.bias': wanted .*float64.*float32"),
         (lambda c: replaced(c, tensors={"2.bias": torch.zeros(4).double()}), ValueError, r"'2.bias': wanted \(\(5,\)"),
     ],

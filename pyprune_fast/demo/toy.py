@@ -26,17 +26,17 @@ def data() -> Loaders:
 
 
 def model() -> nn.Sequential:
-    """A network that has learnt the task."""
+    """A network that has learnt the task; in float64, so that processors agree on its float32 weights."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(3)
         net = nn.Sequential(
             nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
-        )
+        ).double()
         optimizer = torch.optim.Adam(net.parameters(), 1e-2)
         for _ in range(4):
             for inputs, labels in batches(8, 0):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(net(inputs), labels).backward()  # type: ignore[no-untyped-call]
+                nn.functional.cross_entropy(net(inputs.double()), labels).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         optimizer.zero_grad()
-    return net.eval()
+    return net.float().eval()
