@@ -40,7 +40,9 @@ def add_commands(commands: Any) -> None:
     gate.add_argument("--plan", type=Path, metavar="FILE", help="plan.json; without it the model is judged as it is")
     gate.add_argument("--stages", metavar="N|components", default="1", help="shares of every group, or components one by one")
     gate.add_argument("--journal", type=Path, metavar="FILE", help="JSON lines of what was measured; not measured twice")
-    gate.add_argument("--release", type=Path, metavar="FILE", help="if all is accepted: plans and weights, for the monitor")
+    gate.add_argument(
+        "--release", type=Path, metavar="FILE", help="if all is accepted: the model, with its plans, for the monitor"
+    )
 
     monitor = commands.add_parser(
         "monitor",
@@ -80,7 +82,7 @@ def _judged(run: Run, options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace, emit: Emit) -> bool:
-    from .prune import Journal, Plan, Release, gate, rollout
+    from .prune import Journal, Plan, gate, rollout
     from .prune.spec import load_spec
 
     spec = load_spec(options.spec)
@@ -95,7 +97,7 @@ def _gate(options: argparse.Namespace, emit: Emit) -> bool:
     quick = () if spec.quick is None else spec.quick(model)
     done = rollout(model, stages, metrics, quick=quick, tune=spec.tune, journal=journal)
     if done.complete and options.release is not None:
-        Release.of(done).save(options.release)
+        done.save(options.release)
     emit(json.dumps(done.plain(), sort_keys=True))
     return done.complete
 
@@ -117,33 +119,27 @@ def _stages(plan: Plan, stages: str, spec: Spec) -> Sequence[StagePlan]:
 
 
 def _monitor(options: argparse.Namespace, emit: Emit) -> bool:
-    from .prune import Baseline, Monitor, Release
-    from .prune.files import load_tensors, save_tensors
+    from .prune import Baseline, Monitor, load_accepted
     from .prune.metrics.reading import inputs_of
     from .prune.spec import load_spec
 
     if options.window < 1:
         raise ValueError(f"--window: wanted at least 1, got {options.window}")
     spec = load_spec(options.spec)
-    model: nn.Module = spec.model()
-    metrics = spec.metrics(model) if options.metrics else ()  # before the cut: some look at the dense model
-    dense = copy.deepcopy(model) if "agreement" in spec.floors else None
-    plan = None
+    dense: nn.Module = spec.model()
+    model, plan = dense, None
     if options.release is not None:
-        release = Release.load(options.release)
-        release.install(model)
-        plan = release.plans[-1]
-    elif dense is not None:
+        model, plan = load_accepted(lambda: copy.deepcopy(dense), options.release)
+    elif "agreement" in spec.floors:
         raise ValueError("FLOORS: agreement: wanted --release, to have the dense model beside the pruned one, got none")
     if options.take:
         inputs = inputs_of("monitor", spec.need("reference")())
         Baseline.of(model, inputs, plan=plan, features=spec.features).save(options.baseline)
         return True
-    baseline = Baseline.load(options.baseline)
+    baseline, kept = Baseline.load(options.baseline), options.state
     monitor = Monitor(model, baseline, floors=spec.floors, level=options.level, features=spec.features)
-    form, kept = "pyprune_fast.window", options.state
     if kept is not None and kept.exists():
-        monitor.load_state_dict(load_tensors(kept, form, "--state"))
+        monitor.resume(kept)
     alarms = 0
     try:
         for batch in spec.need("stream")():
@@ -152,11 +148,11 @@ def _monitor(options: argparse.Namespace, emit: Emit) -> bool:
                 alarms += _raise(monitor.check(), emit)
     finally:  # an interrupt too: the window goes on with the next run
         if kept is not None:
-            save_tensors(monitor.state_dict(), kept, form)
+            monitor.save(kept)
     if kept is None and monitor.examples:
         alarms += _raise(monitor.check(), emit)  # what is left is a window, too
-    if metrics:
-        alarms += _raise(monitor.check_metrics(metrics), emit)
+    if options.metrics:
+        alarms += _raise(monitor.check_metrics(spec.metrics(dense)), emit)
     return not alarms
 
 
@@ -167,20 +163,20 @@ def _raise(alerts: Sequence[Alert], emit: Emit) -> int:
     return len(alerts)
 
 
-def _count(monitor: Monitor, batch: Any, dense: nn.Module | None) -> None:
+def _count(monitor: Monitor, batch: Any, dense: nn.Module) -> None:
     """Counts inputs alone, or (inputs, labels); the models are asked for what the floors need."""
     from .observe import eval_mode
     from .prune.metrics.reading import call
 
     inputs, labels = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
-    judged = "accuracy" in monitor.floors
+    judged, compared = "accuracy" in monitor.floors, "agreement" in monitor.floors
     if judged and labels is None:
         raise ValueError("stream: wanted batches (inputs, labels) for the floor of accuracy, got inputs alone")
     outputs = answers = None
-    if judged or dense is not None:
+    if judged or compared:
         with eval_mode(monitor.model):
             outputs = call(monitor.model, inputs)
-    if dense is not None:
+    if compared:
         with eval_mode(dense):
             answers = call(dense, inputs)
     monitor.update(inputs, outputs, labels=labels if judged else None, dense=answers)

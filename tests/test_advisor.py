@@ -51,6 +51,13 @@ def test_numbers_equal_scipys_analysis_of_variance() -> None:
     assert advice.signal == pytest.approx(float((rows.mean(1) - rows[0].mean()).abs().max()))
 
 
+def test_the_margin_must_exceed_the_half_width() -> None:
+    rows = noisy(10 - DEPTH, 0.5)
+    half, dense = advise({"m": rows})[0].half_width, float(rows[0].mean())
+    verdicts = [advise({"m": rows}, {"m": dense - factor * half})[0].verdict for factor in (0.99, 1.01, -0.99, -1.01)]
+    assert verdicts == ["too noisy", "keep", "too noisy", "keep"]
+
+
 def test_insensitive_metrics_are_rarely_called_sensitive() -> None:
     """2,000 metrics that pruning does not move, five at a time, at 5 %: at most 5 % of the fives hold a false one."""
     wrong = 0

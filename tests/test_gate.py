@@ -1,4 +1,4 @@
-"""The gate: what fails is named and taken back bit for bit; rollouts, releases and limits."""
+"""The gate: what fails is named and taken back bit for bit; rollouts, files and limits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 from pyprune_fast.graph import find_groups
 from pyprune_fast.prune import (
     Plan,
-    Release,
     compression_limit,
     gate,
+    load_accepted,
     lowest,
     metrics,
     rollout,
@@ -25,6 +25,7 @@ from pyprune_fast.prune import (
 from pyprune_fast.prune.metrics import Metric
 from pyprune_fast.slicing import apply
 from pyprune_fast.slicing.fingerprint import fingerprint
+from pyprune_fast.slicing.pruned import save_pruned, saved_plans
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
@@ -32,10 +33,7 @@ EXAMPLE = torch.zeros(1, 1, 8, 8)
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(288, 3),
-    )  # fmt: skip
+    net = architecture()
     net(torch.randn(8, 1, 8, 8))  # the BatchNorm remembers something
     net[0].weight.grad = torch.ones_like(net[0].weight)
     return net
@@ -257,45 +255,40 @@ def test_components_are_stages_by_default() -> None:
     assert [list(stage.plan.remove) for stage in done.stages] == [["encoder.0", "encoder.2"], ["decoder.0"]]
 
 
-# --- releases and limits -------------------------------------------------------------------------------------------------
+# --- files and limits -------------------------------------------------------------------------------------------------
 
 
-def test_a_release_brings_back_what_was_accepted(model: nn.Module, tmp_path: Path) -> None:
+def architecture() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(288, 3),
+    )  # fmt: skip
+
+
+def test_a_file_brings_back_what_was_accepted(model: nn.Module, tmp_path: Path) -> None:
     done = rollout(model, by_share(model), [width(4.0)], tune=train)
-    accepted = fingerprint(model)
-    Release.of(done).save(tmp_path / "release.pt")
-    done.undo()
-    release = Release.load(tmp_path / "release.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["release.pt"]
-    assert release.plans == done.plans
-    cuts = release.install(model)
-    assert fingerprint(model) == accepted
-    while cuts:
-        cuts.pop().undo()
-    assert fingerprint(model) == done.fingerprint
-    train(model)
-    changed = fingerprint(model)
-    with pytest.raises(ValueError, match="validated anew"):
-        release.install(model)
-    assert fingerprint(model) == changed
+    accepted, path = fingerprint(model), tmp_path / "accepted.safetensors"
+    done.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    again, plan = load_accepted(architecture, path)
+    assert fingerprint(again) == accepted == plan.note["weights_after"]
+    assert plan == done.plans[-1]
+    assert saved_plans(path) == done.plans
 
 
-def test_releases_that_do_not_hold_are_refused(model: nn.Module, tmp_path: Path) -> None:
+def test_what_was_not_accepted_is_neither_saved_nor_loaded(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "accepted.safetensors"
     done = rollout(model, [plan_of(model, {"0": [1]})], [width(1.0)])
-    release = Release.of(done)
     train(model)
     with pytest.raises(ValueError, match="that were accepted, got"):
-        Release.of(done)
-    done.undo()
-    release.state["6.bias"].add_(1)
+        done.save(path)
+    assert not path.exists()
+    save_pruned(model, path, done.plans)  # trained since: no longer what was accepted
     with pytest.raises(ValueError, match="that were accepted, got"):
-        release.install(model)
-    assert fingerprint(model) == done.fingerprint
+        load_accepted(architecture, path)
+    done.undo()
     with pytest.raises(ValueError, match="wanted an accepted stage, got none"):
-        Release.of(rollout(model, [plan_of(model, {"0": [1]})], [width(6.0)]))
-    torch.save({"format": "other"}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other.pt: wanted a file of format pyprune_fast.release, got another"):
-        Release.load(tmp_path / "other.pt")
+        rollout(model, [plan_of(model, {"0": [1]})], [width(6.0)]).save(path)
 
 
 def test_the_compression_limit_by_bisection(model: nn.Module) -> None:

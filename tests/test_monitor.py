@@ -42,6 +42,22 @@ def test_psi_by_hand() -> None:
     assert shift.missing == (0.0, 0.0)
 
 
+def test_sparse_levels_are_joined_until_each_is_expected_to_hold_twenty() -> None:
+    levels = Levels(torch.tensor([[1.0, 2.0, 3.0]]))
+    a, b = FeatureCounts(levels), FeatureCounts(levels)
+    a.update(torch.tensor([0.5] * 5 + [1.5] * 15 + [2.5] * 60 + [3.5] * 20)[:, None])
+    b.update(torch.tensor([0.5] * 30 + [1.5] * 150 + [2.5] * 700 + [3.5] * 120)[:, None])
+    # The smaller set holds 100 of 1,100: of the first two levels it is expected to hold 18.2, of the first three 87.3, and of
+    # the last one 12.7, which therefore joins them: nothing is left to compare.
+    (shift,) = shifts(a, b)
+    assert (shift.psi, shift.psi_chance) == (0.0, 1.0)
+    assert shift.ks == pytest.approx(0.08)
+    a.update(torch.tensor([3.5] * 100)[:, None])  # now 32.0, 126.7 and 40.0 of 200
+    (shift,) = shifts(a, b)
+    p, q = ([(count + 0.5) / (n + 1.5) for count in counts] for counts, n in (((20, 60, 120), 200), ((180, 700, 120), 1000)))
+    assert shift.psi == pytest.approx(sum((x - y) * math.log(x / y) for x, y in zip(p, q, strict=True)))
+
+
 def test_ks_equals_scipy_where_levels_tell_all_values_apart() -> None:
     from scipy.stats import ks_2samp
 
@@ -199,15 +215,16 @@ def test_metric_windows_and_scores() -> None:
     assert [alert.value for alert in monitor.check_scores({"conv": torch.zeros(6)})] == [pytest.approx(math.nan, nan_ok=True)]
 
 
-def test_state_is_of_constant_size_and_goes_on() -> None:
+def test_state_is_of_constant_size_and_goes_on(tmp_path: Path) -> None:
     base = baseline()
     one, other = Monitor(MODEL, base), Monitor(MODEL, base)
     sizes = set()
     for seed in range(5):
         one.update(normal(100, seed=seed))
-        sizes.add(sum(tensor.numel() for tensor in one.state_dict()["inputs"].values()))
+        sizes.add(sum(tensor.numel() for tensor in one.state_dict().values()))
     assert len(sizes) == 1
-    resumed = Monitor(MODEL, base).load_state_dict(one.state_dict())
+    one.save(tmp_path / "window.safetensors")
+    resumed = Monitor(MODEL, base).resume(tmp_path / "window.safetensors")
     for seed in range(5, 8):
         resumed.update(normal(100, seed=seed))
         other.update(normal(100, seed=seed) + 1)
@@ -224,7 +241,7 @@ def test_state_is_of_constant_size_and_goes_on() -> None:
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
-def test_other_weights_are_refused() -> None:
+def test_other_weights_are_refused(tmp_path: Path) -> None:
     base = baseline()
     changed = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="wanted the weights that the baseline was taken for"):
@@ -233,8 +250,9 @@ def test_other_weights_are_refused() -> None:
     mine = Monitor(MODEL, base)
     with pytest.raises(ValueError, match="wanted monitors of the same weights"):
         mine.merge(theirs)
+    theirs.save(tmp_path / "window.safetensors")
     with pytest.raises(ValueError, match="wanted a window of the same weights"):
-        mine.load_state_dict(theirs.state_dict())
+        mine.resume(tmp_path / "window.safetensors")
     moved = Monitor(MODEL, baseline(normal(2000, seed=9)))
     with pytest.raises(ValueError, match="wanted the baseline's levels"):
         mine.load_state_dict(moved.state_dict())
@@ -257,16 +275,18 @@ def test_the_model_must_be_the_one_that_the_plan_left() -> None:
 
 def test_baselines_survive_a_file(tmp_path: Path) -> None:
     base = baseline(scores={"conv": torch.arange(3.0)})
-    base.save(tmp_path / "baseline.pt")
-    again = Baseline.load(tmp_path / "baseline.pt")
+    base.save(tmp_path / "baseline.safetensors")
+    again = Baseline.load(tmp_path / "baseline.safetensors")
     assert again.weights == base.weights
     assert torch.equal(again.inputs.counts, base.inputs.counts)
     assert torch.equal(again.inputs.levels.edges, base.inputs.levels.edges)
     assert again.scores["conv"].tolist() == [0, 1, 2]
-    (tmp_path / "text.pt").write_text("no tensors")
-    for name in ("text.pt",):
-        with pytest.raises(ValueError, match="wanted a file of format pyprune_fast.baseline, got another"):
-            Baseline.load(tmp_path / name)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    Monitor(MODEL, base).save(tmp_path / "window.safetensors")
+    with pytest.raises(ValueError, match=r"text.safetensors: wanted a safetensors file"):
+        Baseline.load(tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match="wanted format 'pyprune_fast.baseline' version '1', got format 'pyprune_fast.window'"):
+        Baseline.load(tmp_path / "window.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -297,4 +317,4 @@ def test_a_batch_that_does_not_fit_counts_nowhere() -> None:
         monitor.update(normal(3, 2), torch.zeros(3, 2), labels=torch.zeros(3))
     after = monitor.state_dict()
     assert torch.equal(after["rates"], before["rates"])
-    assert torch.equal(after["inputs"]["counts"], before["inputs"]["counts"])
+    assert torch.equal(after["counts"], before["counts"])

@@ -15,7 +15,7 @@ import torch
 from pyprune_fast import cli
 from pyprune_fast.demo import toy
 from pyprune_fast.graph import find_groups
-from pyprune_fast.prune import Plan, Release
+from pyprune_fast.prune import Plan, load_accepted
 from pyprune_fast.prune.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,17 +49,18 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
 @pytest.mark.parametrize("stages", ["1", "2", "components"])
 @pytest.mark.parametrize("spec", ["spec.py", "spec.json"])
 def test_a_mild_cut_is_accepted(folder: Path, capsys, spec: str, stages: str) -> None:
-    code, (verdict,), _ = run(capsys, "gate", spec, "--plan", "mild.json", "--stages", stages, "--release", "release.pt")
+    code, (verdict,), _ = run(
+        capsys, "gate", spec, "--plan", "mild.json", "--stages", stages, "--release", "accepted.safetensors"
+    )
     assert (code, verdict["accepted"], verdict["reasons"]) == (0, True, [])
     assert len(verdict["stages"]) == (2 if stages == "2" else 1)
     assert len(verdict["stages"][0]["verdict"]["metrics"]) >= 3
-    model = toy.model()
-    Release.load("release.pt").install(model)
+    model, _ = load_accepted(toy.model, "accepted.safetensors")
     assert model[3].out_channels == 6
 
 
 def test_a_ruinous_cut_is_rejected_with_reasons(folder: Path, capsys) -> None:
-    code, (verdict,), _ = run(capsys, "gate", "spec.json", "--plan", "ruinous.json", "--release", "release.pt")
+    code, (verdict,), _ = run(capsys, "gate", "spec.json", "--plan", "ruinous.json", "--release", "accepted.safetensors")
     assert (code, verdict["accepted"]) == (1, False)
     assert verdict["weights"] == verdict["weights_after"]
     assert any(reason.startswith("accuracy: ") for reason in verdict["reasons"])
@@ -68,7 +69,7 @@ def test_a_ruinous_cut_is_rejected_with_reasons(folder: Path, capsys) -> None:
     judged = stage["quick"]
     assert judged["binding"] in {metric["name"] for metric in judged["metrics"] if not metric["ok"]}
     assert judged["slack"] < 0
-    assert not Path("release.pt").exists()
+    assert not Path("accepted.safetensors").exists()
 
 
 def test_a_model_is_judged_without_a_plan_and_not_measured_twice(folder: Path, capsys) -> None:
@@ -131,14 +132,14 @@ DRIFTED = TEMPLATE.replace("return DATA.calibration", "return [(inputs + 1, labe
 
 @pytest.fixture
 def released(folder: Path, capsys) -> Path:
-    assert run(capsys, "gate", "spec.py", "--plan", "mild.json", "--release", "release.pt")[0] == 0
-    take = ("monitor", "spec.py", "--baseline", "baseline.pt", "--release", "release.pt", "--take")
+    assert run(capsys, "gate", "spec.py", "--plan", "mild.json", "--release", "accepted.safetensors")[0] == 0
+    take = ("monitor", "spec.py", "--baseline", "baseline.safetensors", "--release", "accepted.safetensors", "--take")
     assert run(capsys, *take)[:2] == (0, [])
     (folder / "drifted.py").write_text(DRIFTED)
     return folder
 
 
-WATCH = ("--baseline", "baseline.pt", "--release", "release.pt")
+WATCH = ("--baseline", "baseline.safetensors", "--release", "accepted.safetensors")
 
 
 def test_a_quiet_stream_is_exit_0_and_a_drifted_one_exit_1(released: Path, capsys) -> None:
@@ -151,18 +152,18 @@ def test_a_quiet_stream_is_exit_0_and_a_drifted_one_exit_1(released: Path, capsy
 
 
 def test_an_unfinished_window_goes_on_with_the_next_run(released: Path, capsys) -> None:
-    arguments = ("monitor", "drifted.py", *WATCH, "--window", "400", "--state", "window.pt")
+    arguments = ("monitor", "drifted.py", *WATCH, "--window", "400", "--state", "window.safetensors")
     assert run(capsys, *arguments)[:2] == (0, [])  # 256 examples so far
     code, alerts, _ = run(capsys, *arguments)
     assert (code, {alert["examples"] for alert in alerts}) == (1, {416})
 
 
 def test_other_weights_are_exit_2(released: Path, capsys) -> None:
-    code, lines, err = run(capsys, "monitor", "spec.py", "--baseline", "baseline.pt")
+    code, lines, err = run(capsys, "monitor", "spec.py", "--baseline", "baseline.safetensors")
     assert (code, lines) == (2, [])
     assert "agreement: wanted --release" in err
     Path("dense.py").write_text(TEMPLATE.replace('FLOORS = {"accuracy": 0.8, "agreement": 0.8}', ""))
-    code, lines, err = run(capsys, "monitor", "dense.py", "--baseline", "baseline.pt")
+    code, lines, err = run(capsys, "monitor", "dense.py", "--baseline", "baseline.safetensors")
     assert (code, lines) == (2, [])
     assert "wanted the weights that the baseline was taken for" in err
 
@@ -177,7 +178,7 @@ def test_other_weights_are_exit_2(released: Path, capsys) -> None:
         ),
         (("def stream", "def other"), [], r"wanted stream\(\) in it, got none"),
         (("def stream", "def stream"), ["--window", "0"], "--window: wanted at least 1, got 0"),
-        (("def stream", "def stream"), ["--release", "spec.py"], "wanted a file of format pyprune_fast.release"),
+        (("def stream", "def stream"), ["--release", "spec.py"], "wanted a safetensors file"),
     ],
 )
 def test_a_stream_that_cannot_be_watched_is_exit_2(released: Path, capsys, change, arguments: list, said: str) -> None:

@@ -18,8 +18,7 @@ from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
 from .monitor import Alert, Baseline, Monitor
 from .norms import group_norms
-from .release import Release
-from .rollout import Rollout, Stage, rollout, stages_by_groups, stages_by_share
+from .rollout import Rollout, Stage, load_accepted, rollout, stages_by_groups, stages_by_share
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
@@ -47,7 +46,6 @@ __all__ = [
     "Plan",
     "Problem",
     "Pruner",
-    "Release",
     "Result",
     "Rollout",
     "Round",
@@ -72,6 +70,7 @@ __all__ = [
     "group_scores",
     "hrel_schedule",
     "latency",
+    "load_accepted",
     "loss_curves",
     "lowest",
     "lyapunov_test",

@@ -7,7 +7,7 @@ Letters: F features, L levels, n and m examples of window and reference; p and q
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -127,7 +127,7 @@ class FeatureCounts:
         return {"edges": self.levels.edges.clone(), "counts": self.counts.clone(), "missing": self.missing.clone()}
 
     @staticmethod
-    def from_state(state: dict[str, Any]) -> FeatureCounts:
+    def from_state(state: Mapping[str, Tensor]) -> FeatureCounts:
         """What gave this state; ValueError if its parts do not fit."""
         found = FeatureCounts(Levels(state["edges"].clone()))
         if state["counts"].shape != found.counts.shape or state["missing"].shape != found.missing.shape:

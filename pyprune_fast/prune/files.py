@@ -1,32 +1,24 @@
-"""Files of tensors: replaced in one step, told apart by their format, and read without executing anything in them."""
+"""Small sets of tensors in one safetensors file, with texts beside them; nothing in such a file is executed."""
 
 from __future__ import annotations
 
 import os
-import pickle
-from pathlib import Path
-from typing import Any
 
-import torch
+from torch import Tensor
 
-
-def save_tensors(data: dict[str, Any], path: str | os.PathLike[str], form: str) -> None:
-    """Writes data, tensors among it, to a file; a crash leaves the old file."""
-    target = Path(path)
-    draft = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        torch.save({**data, "format": form}, draft)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+from pyprune_fast.slicing.files import reading, writing
 
 
-def load_tensors(path: str | os.PathLike[str], form: str, op: str) -> dict[str, Any]:
-    """What save_tensors wrote in this format, on the CPU; ValueError for any other file."""
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{op}: {os.fspath(path)}: wanted a file of format {form}, got another ({error})") from error
-    if not isinstance(data, dict) or data.get("format") != form:
-        raise ValueError(f"{op}: {os.fspath(path)}: wanted a file of format {form}, got another")
-    return data
+def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], form: str, **texts: str) -> None:
+    """Writes tensors and texts to a file of this format, which is replaced in one step."""
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with writing(path, layout, {"format": form, "version": "1", **texts}) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+
+
+def load_tensors(op: str, path: str | os.PathLike[str], form: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What save_tensors wrote in this format, on the CPU; FileNotFoundError without a file, ValueError for any other."""
+    with reading(op, path, form) as (file, texts):
+        names = file.keys()  # it has keys and is no mapping
+        return {name: file.get_tensor(name) for name in names}, texts

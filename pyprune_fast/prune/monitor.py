@@ -27,7 +27,7 @@ from .metrics.metric import Metric
 from .metrics.table import evaluate
 from .rollout import AFTER
 
-FORMAT = "pyprune_fast.baseline"
+BASELINE, WINDOW = "pyprune_fast.baseline", "pyprune_fast.window"
 RATES = ("accuracy", "agreement")
 
 
@@ -108,14 +108,15 @@ class Baseline:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the baseline to a file, which is replaced in one step."""
-        data = {"weights": self.weights, "inputs": self.inputs.state_dict(), "scores": dict(self.scores)}
-        save_tensors(data, path, FORMAT)
+        scores = {f"scores/{layer}": score for layer, score in self.scores.items()}
+        save_tensors(path, {**self.inputs.state_dict(), **scores}, BASELINE, weights=self.weights)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Baseline:
-        """Reads a file that `save` wrote; nothing in it is executed. ValueError for another file."""
-        data = load_tensors(path, FORMAT, "Baseline.load")
-        return Baseline(data["weights"], FeatureCounts.from_state(data["inputs"]), data["scores"])
+        """Reads a file that `save` wrote; FileNotFoundError without one, ValueError for another."""
+        tensors, texts = load_tensors("Baseline.load", path, BASELINE)
+        scores = {name.removeprefix("scores/"): x for name, x in tensors.items() if name.startswith("scores/")}
+        return Baseline(texts["weights"], FeatureCounts.from_state(tensors), scores)
 
 
 class Monitor:
@@ -294,26 +295,36 @@ class Monitor:
         self._rates.zero_()
         self.examples = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """The window so far: counts, and the weights that they belong to. Its size does not depend on the examples seen."""
-        return {
-            "weights": self.baseline.weights, "inputs": self._inputs.state_dict(), "rates": self._rates.clone(),
-            "examples": self.examples,
-        }  # fmt: skip
+    def state_dict(self) -> dict[str, Tensor]:
+        """The window so far, as counts. Its size does not depend on the examples seen."""
+        return {**self._inputs.state_dict(), "rates": self._rates.clone(), "examples": torch.tensor(self.examples)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Self:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Goes on with a window that `state_dict` gave.
 
         Raises:
-            ValueError: a window of other weights, or of other levels. Nothing is taken over then.
+            ValueError: a window of other levels. Nothing is taken over then.
         """
-        if state["weights"] != self.baseline.weights:
-            raise ValueError("Monitor.load_state_dict: wanted a window of the same weights, got another")
-        inputs = FeatureCounts.from_state(state["inputs"])
+        inputs = FeatureCounts.from_state(state)
         if not torch.equal(inputs.levels.edges, self.baseline.inputs.levels.edges):
             raise ValueError("Monitor.load_state_dict: wanted the baseline's levels, got other edges")
         self._inputs, self._rates, self.examples = inputs, state["rates"].clone(), int(state["examples"])
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the window so far to a file, which is replaced in one step."""
+        save_tensors(path, self.state_dict(), WINDOW, weights=self.baseline.weights)
+
+    def resume(self, path: str | os.PathLike[str]) -> Self:
+        """Goes on with a window that `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or a window of other weights or levels. Nothing is taken over then.
+        """
+        state, texts = load_tensors("Monitor.resume", path, WINDOW)
+        if texts["weights"] != self.baseline.weights:
+            raise ValueError(f"Monitor.resume: {os.fspath(path)}: wanted a window of the same weights, got another")
+        return self.load_state_dict(state)
 
 
 def _hits(name: str, outputs: Tensor | None, wanted: Tensor) -> tuple[int, int]:

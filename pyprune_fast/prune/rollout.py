@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pyprune_fast._checks import check_count
 from pyprune_fast.slicing import Cut, Group, Plan, apply
 from pyprune_fast.slicing.fingerprint import fingerprint
+from pyprune_fast.slicing.pruned import load_pruned, save_pruned, saved_plans
 
 from .gate import Verdict, check_floors, gate
 from .journal import Journal
@@ -89,6 +91,17 @@ class Rollout:
         while self._cuts:
             self._cuts.pop().undo()
         _check_state("Rollout.undo", self.model, self.fingerprint)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the accepted model, its bound plans with it, for `load_accepted`; see slicing.save_pruned.
+
+        Raises:
+            ValueError: no stage was accepted, or the model changed since.
+        """
+        if not self.plans:
+            raise ValueError("Rollout.save: wanted an accepted stage, got none")
+        _check_accepted("Rollout.save", self.model, self.plans[-1])
+        save_pruned(self.model, path, self.plans)
 
     def plain(self) -> dict[str, Any]:
         """All of it as JSON takes it."""
@@ -188,6 +201,26 @@ def check_bound(op: str, plan: Plan, weights: str) -> None:
         raise ValueError(f"{op}: plan: wanted the weights {str(bound)[:12]} that it is bound to, got {got}")
 
 
+def load_accepted(model_factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> tuple[nn.Module, Plan]:
+    """The accepted model from the file that `Rollout.save` wrote.
+
+    Args:
+        model_factory: builds the architecture of before the cuts; its weights do not matter.
+        path: the file.
+
+    Returns:
+        The model, on the CPU, and the plan of the last stage, which is bound to its weights.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, another architecture, or weights that are not those that were accepted.
+    """
+    *_, last = saved_plans(path)
+    made = model_factory()  # here: a factory may train, which load_pruned's no_grad would hinder
+    model = load_pruned(lambda: made, path)
+    _check_accepted("load_accepted", model, last)
+    return model, last
+
+
 def stages_by_groups(plan: Plan, find: FindGroups, parts: Sequence[Collection[str]] | None = None) -> list[StagePlan]:
     """A plan in stages, some groups after the other.
 
@@ -256,6 +289,12 @@ def _staged(plan: Plan, find: FindGroups, parts: Sequence[Mapping[str, Sequence[
         return make
 
     return [stage(number) for number in range(len(parts))]
+
+
+def _check_accepted(op: str, model: nn.Module, plan: Plan) -> None:
+    wanted, now = plan.note.get(AFTER), fingerprint(model)
+    if now != wanted:
+        raise ValueError(f"{op}: wanted the weights {str(wanted)[:12]} that were accepted, got {now[:12]}")
 
 
 def _check_state(op: str, model: nn.Module, wanted: str) -> None:

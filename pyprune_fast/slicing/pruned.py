@@ -131,6 +131,17 @@ def load_pruned(
     return model
 
 
+def saved_plans(path: str | os.PathLike[str]) -> tuple[Plan, ...]:
+    """Reads the plans of a file that `save_pruned` wrote, in the order in which they were carried out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Not such a file.
+    """
+    with reading("saved_plans", path, _FORMAT) as (_, metadata):
+        return tuple(Plan.from_json(text) for text in json.loads(metadata["plans"]))
+
+
 def _replace(model: nn.Module, new: Callable[[str, Tensor], Tensor]) -> None:
     """Puts another value in the place of each tensor; ties stay ties."""
     tensors, places = held_tensors(model)
