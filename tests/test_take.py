@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from simd import OFFERED
 from strategies import LAYOUTS, laid_out, thorough, threads
 
-from pyprune_fast import ops, reference
+from pyprune_fast import _cpu, ops, reference
 
 DTYPES = (
     torch.bool, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64,
@@ -70,6 +71,25 @@ def test_dtypes_and_layouts(dtype: torch.dtype, layout: str) -> None:
     out = ops.take(x, torch.tensor([5, 0, 0, 3]), torch.tensor([1, 2, 3, 6, 5]))
     assert out.dtype == dtype
     assert torch.equal(out, x[[5, 0, 0, 3]][:, [1, 2, 3, 6, 5]])
+
+
+@pytest.mark.parametrize("isa", OFFERED)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 32, 33, 63, 64, 65, 200])
+def test_many_columns_in_order(width: int, dtype: torch.dtype, isa: str) -> None:
+    """Wide rows, from all columns to few; nothing is written before the result or behind it."""
+    _cpu.set_isa(isa)
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randint(-100, 100, (5, width), generator=generator).to(dtype)
+    rows = torch.tensor([4, 0, 2])
+    for kept in sorted({width, width - 1, width // 2, width // 3, width // 5} - {0}):
+        columns = torch.randperm(width, generator=generator)[:kept].sort().values
+        for order in (columns, columns.flip(0)):
+            around = torch.full((3 * kept + 160,), 77).to(dtype)
+            _cpu.take(x, rows, order, around[80 : 80 + 3 * kept].view(3, kept), 1)
+            assert torch.equal(around[80 : 80 + 3 * kept].view(3, kept), x[rows][:, order])
+            assert around[:80].eq(77).all()
+            assert around[80 + 3 * kept :].eq(77).all()
 
 
 def test_special_values_keep_their_bits() -> None:

@@ -56,6 +56,7 @@ namespace avx512 {
 #include "levels_by_64.h"
 // and these
 #include "levels_avx512.h"
+#include "take_avx512.h"
 }  // namespace avx512
 #pragma GCC pop_options
 
@@ -69,6 +70,7 @@ namespace vbmi {
 // one word an op
 #include "histogram_vbmi.h"
 #include "place_vbmi.h"
+#include "take_vbmi.h"
 }  // namespace vbmi
 #pragma GCC pop_options
 
@@ -209,6 +211,15 @@ RangeColumns<T> range_columns() {
   if (active_isa() == Isa::avx2) return avx2::range_columns<T>;
 #endif
   return portable::range_columns<T>;
+}
+
+CompressRow compress_row(int64_t element_bytes) {
+#if defined(__x86_64__)
+  if (element_bytes == 4 && active_isa() >= Isa::avx512) return avx512::compress_words;
+  if (element_bytes == 2 && active_isa() >= Isa::vbmi) return vbmi::compress_halves;
+#endif
+  (void)element_bytes;
+  return nullptr;
 }
 
 template RangeColumns<float> range_columns<float>();

@@ -82,6 +82,9 @@ template <class T>
 using RangeColumns = void (*)(const T* x, int64_t outer, int64_t outer_stride, int64_t rows, int64_t row_stride,
                               int64_t width, float* low, float* high, int64_t* nans);
 
+// Writes the `kept` elements of a row whose bit in `keep` is set, one behind the other.
+using CompressRow = void (*)(const char* row, int64_t columns, const uint64_t* keep, char* to, int64_t kept);
+
 // What an entropy is made of: the sum of terms (entropy_terms.h) and of n, the non-empty cells, and the bits that any
 // count had set.
 struct EntropySums {
@@ -135,5 +138,8 @@ EntropyKernels entropy_kernels(Correction correction);
 
 template <class T>
 RangeColumns<T> range_columns();
+
+// For elements of so many bytes; nullptr where the active level has none.
+CompressRow compress_row(int64_t element_bytes);
 
 }  // namespace ppf::cpu

@@ -106,6 +106,16 @@ void test_weights() {
   cpu::take(ws, view(keep_o, DType::int64, {5}), view(keep_i, DType::int64, {4}),
             view(out, DType::float32, {5, 4, 3, 3}), 2);
   expect_equal("take", 0, out, wanted);
+
+  std::vector<int64_t> odd;  // many words of a row in order
+  for (int64_t j = 1; j < I * K; j += 2) odd.push_back(j);
+  std::vector<float> words(keep_o.size() * odd.size()), wanted_words;
+  for (const int64_t o : keep_o) {
+    for (const int64_t j : odd) wanted_words.push_back(w[o * I * K + j]);
+  }
+  cpu::take(view(w, DType::float32, {O, I * K}), view(keep_o, DType::int64, {5}),
+            view(odd, DType::int64, {std::ssize(odd)}), view(words, DType::float32, {5, std::ssize(odd)}), 2);
+  expect_equal("take, words", 0, words, wanted_words);
 }
 
 // Counts on both sides of the switch from the table to the logarithm.
