@@ -2,6 +2,8 @@
 // Levels are compiled in target regions; the flags of the whole build stay those of the oldest machine.
 #include "kernels.h"
 
+#include <cstring>
+
 #include "entropy_terms.h"
 #include "padded.h"
 

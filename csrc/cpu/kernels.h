@@ -82,8 +82,8 @@ template <class T>
 using RangeColumns = void (*)(const T* x, int64_t outer, int64_t outer_stride, int64_t rows, int64_t row_stride,
                               int64_t width, float* low, float* high, int64_t* nans);
 
-// Writes the `kept` elements of a row whose bit in `keep` is set, one behind the other.
-using CompressRow = void (*)(const char* row, int64_t columns, const uint64_t* keep, char* to, int64_t kept);
+// Writes the elements of a row whose bit in `keep` is set, one behind the other.
+using CompressRow = void (*)(const char* row, int64_t columns, const uint64_t* keep, char* to);
 
 // What an entropy is made of: the sum of terms (entropy_terms.h) and of n, the non-empty cells, and the bits that any
 // count had set.

@@ -135,7 +135,7 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
   const auto take_row = [&](int64_t i) {
     const char* from = x.as<const char>() + (row ? row[i] : i) * row_stride;
     char* to = out.as<char>() + i * J * item;
-    if (!keep.empty()) return compress(from, x.shape[1], keep.data(), to, J);
+    if (!keep.empty()) return compress(from, x.shape[1], keep.data(), to);
     if (gather != nullptr) return gather(from, column, J, column_stride, places, to);
     for (const Run& run : runs) {
       if (dense_rows) {  // columns that follow each other are one run of bytes

@@ -2,18 +2,20 @@
 //
 // Included inside the target region and namespace of its level.
 
-inline void compress_halves(const char* from, int64_t columns, const uint64_t* keep, char* to, int64_t kept) {
-  for (int64_t j = 0; j < columns; j += 32) {
-    const auto mask = static_cast<__mmask32>(keep[j / 64] >> j % 64);
-    const auto there = columns - j >= 32 ? ~__mmask32{0} : (__mmask32{1} << (columns - j)) - 1;
-    const __m512i v = _mm512_maskz_compress_epi16(mask, _mm512_maskz_loadu_epi16(there, from + 2 * j));
-    const int number = __builtin_popcount(mask);
-    if (kept >= 32) {
-      _mm512_storeu_si512(to, v);
-    } else {
-      _mm512_mask_storeu_epi16(to, static_cast<__mmask32>((uint64_t{1} << number) - 1), v);
+inline void compress_halves(const char* from, int64_t columns, const uint64_t* keep, char* to) {
+  constexpr int64_t kBlock = 2048;
+  alignas(64) char buffer[2 * (kBlock + 32)];
+  for (int64_t begin = 0; begin < columns; begin += kBlock) {
+    const int64_t end = columns - begin > kBlock ? begin + kBlock : columns;
+    char* next = buffer;
+    for (int64_t j = begin; j < end; j += 32) {
+      const auto mask = static_cast<__mmask32>(keep[j / 64] >> j % 64);
+      const __m512i v =
+          columns - j >= 32 ? _mm512_loadu_si512(from + 2 * j) : _mm512_maskz_loadu_epi16(mask, from + 2 * j);
+      _mm512_storeu_si512(next, _mm512_maskz_compress_epi16(mask, v));
+      next += 2 * __builtin_popcount(mask);
     }
-    to += 2 * number;
-    kept -= number;
+    std::memcpy(to, buffer, next - buffer);
+    to += next - buffer;
   }
 }
