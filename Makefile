@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test bench lint sanitize clean
+.PHONY: demo test bench study-components lint sanitize clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -15,6 +15,9 @@ test: $(VENV)/installed  ## all tests and all runnable examples
 bench: $(VENV)/installed  ## one table: every kernel beside its limit and its peers
 	$(PIP) -e '.[peers]' --no-build-isolation
 	$(BIN)/python bench/kernels.py
+
+study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits: an hour on two cores
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/autoencoder.py
 
 lint: $(VENV)/installed  ## style, types, formats
 	$(BIN)/ruff check .
