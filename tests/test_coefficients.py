@@ -228,6 +228,14 @@ def test_the_gradient_beats_uniform(task: Task) -> None:
     assert gradient.history[-1] == max(gradient.history)
 
 
+@pytest.mark.parametrize("rho", [0.3, 0.5, 0.7])
+def test_no_search_ends_below_its_starts(task: Task, rho: float) -> None:
+    problem = task.problem(rho, tolerance=0.02)
+    least = max(search(problem).candidate.worth for search in (searches.uniform, searches.global_ranking))
+    for found in (task.gradient(problem, steps=1), searches.spsa(problem, steps=1)):
+        assert found.candidate.worth >= least
+
+
 def test_the_same_plan_on_any_number_of_threads(task: Task) -> None:
     plans = []
     for number in (1, 2, 1):

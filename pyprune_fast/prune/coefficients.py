@@ -261,7 +261,7 @@ class Problem:
             self._masked = MaskedModel(self.model, self.groups, self.inputs, ties=self._ties)
         return self._masked
 
-    def solve(self, method: str, search: Callable[[], None]) -> Allocation:
+    def solve(self, method: str, search: Callable[[], object]) -> Allocation:
         """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
         self.measured, self.history, self.points = {}, [], 0
         start = time.perf_counter()

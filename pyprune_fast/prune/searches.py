@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pyprune_fast._checks import check_count, describe
 
 from .allocation import allocate
-from .coefficients import Allocation, Problem
+from .coefficients import Allocation, Candidate, Problem
 from .metrics import Metric, Run
 
 LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
@@ -44,20 +44,7 @@ def uniform(problem: Problem) -> Allocation:
 
 def global_ranking(problem: Problem) -> Allocation:
     """One threshold for all groups on their importance, divided by each group's mean."""
-
-    def search() -> None:
-        low, high = 0.0, 1.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (middle, high) if problem.fraction(counts(middle)) < problem.target.remove else (low, middle)
-        problem.measure(problem.repair(counts(high)))
-
-    def counts(ratio: float) -> dict[str, int]:
-        removed = allocate(problem.groups, problem.importance, ratio=ratio, ranking="global")
-        alpha = [len(removed.get(g.name, ())) / g.channels for g in problem.groups]
-        return problem.harden(problem.bounded(torch.tensor(alpha, dtype=torch.float64)))
-
-    return problem.solve("global", search)
+    return problem.solve("global", lambda: _hard(problem, _by_threshold(problem)))
 
 
 def grid(problem: Problem, *, levels: Sequence[float] = LEVELS, cap: int = 20_000) -> Allocation:
@@ -218,12 +205,35 @@ def spsa(problem: Problem, *, steps: int = 150, size: float = 0.1, learning_rate
     return problem.solve("spsa", search)
 
 
+def _by_threshold(problem: Problem) -> Tensor:
+    """Coefficients, (G,), of one threshold for all groups that meets the target."""
+
+    def at(ratio: float) -> Tensor:
+        removed = allocate(problem.groups, problem.importance, ratio=ratio, ranking="global")
+        alpha = [len(removed.get(g.name, ())) / g.channels for g in problem.groups]
+        return problem.bounded(torch.tensor(alpha, dtype=torch.float64))
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        short = problem.fraction(problem.harden(at(middle))) < problem.target.remove
+        low, high = (middle, high) if short else (low, middle)
+    return at(high)
+
+
 def _start(problem: Problem) -> Tensor:
-    """Theta of the uniform coefficients that meet the target."""
-    alpha = problem.project(torch.zeros_like(problem.bounds))
+    """Theta of the better of uniform coefficients and one threshold, both measured: no search ends below them.
+
+    Where coefficients are shared, each is the mean over its groups. Importances that cannot be compared between groups
+    (negative, infinite) have no threshold.
+    """
+    starts = [problem.project(torch.zeros_like(problem.bounds))]
+    if all(bool((scores.isfinite() & (scores >= 0)).all()) for scores in problem.importance.values()):
+        starts.append(_by_threshold(problem))
+    alpha = max(starts, key=lambda start: _hard(problem, start).worth)
     share = torch.zeros(problem.coefficients, dtype=torch.float64)
-    share[problem.keys] = (alpha / problem.bounds.clamp(min=1e-9)).clamp(0.01, 0.99)
-    return share.logit()
+    share.index_add_(0, problem.keys, alpha / problem.bounds.clamp(min=1e-9))
+    return (share / problem.keys.bincount()).clamp(0.01, 0.99).logit()
 
 
 def _alpha(problem: Problem, theta: Tensor) -> Tensor:
@@ -233,7 +243,12 @@ def _alpha(problem: Problem, theta: Tensor) -> Tensor:
 
 def _try(problem: Problem, alpha: Tensor) -> float:
     """Measures the whole-channel candidate nearest to coefficients of all groups; what it is worth, in one number."""
-    return sum(problem.measure(problem.repair(problem.harden(problem.project(alpha)))).worth)
+    return sum(_hard(problem, problem.project(alpha)).worth)
+
+
+def _hard(problem: Problem, alpha: Tensor) -> Candidate:
+    """Measures the whole-channel candidate of coefficients of all groups, repaired."""
+    return problem.measure(problem.repair(problem.harden(alpha)))
 
 
 def _masks(problem: Problem, alpha: Tensor, tau: float, hard: bool) -> dict[str, Tensor]:
