@@ -209,7 +209,7 @@ def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -
         members=tuple(entry.members),
         fixed=fixed,
         kind="interface" if interface else "coupling" if coupling else "intra",
-        subtype=subtype(*(set(map(components.of, part)) for part in (makers, readers)), entry.leaf.added) if coupling else "",
+        subtype=subtype(map(components.of, makers), map(components.of, readers), entry.leaf.added) if coupling else "",
         components=holders,
         parameters=_parameters(entry, namer),
         macs=round(entry.macs),
