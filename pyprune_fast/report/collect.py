@@ -257,7 +257,7 @@ def _entry(group: Group, removed: tuple[int, ...], bound: float, importance: tup
     if group.fixed:
         reason = group.fixed
     elif removed:
-        left = f"; {entry.lost:.1%} of its importance" if entry.lost is not None else ""
+        left = f", with {entry.lost:.1%} of its importance" if entry.lost is not None else ""
         at_bound = "; at its bound" if len(removed) >= int(bound * group.channels + 1e-9) else ""
         reason = f"chosen by {chosen_by}{left}{at_bound}"
     else:
@@ -272,8 +272,8 @@ def _with_groups(entries: tuple[Entry, ...], groups: Sequence[Group]) -> tuple[E
 
 
 def _with_verdict(report: Report, verdict: Verdict | Rollout) -> Report:
-    stages = verdict.stages if isinstance(verdict, Rollout) else ()
-    last = stages[-1].last if isinstance(verdict, Rollout) else verdict
+    stages = verdict.stages if isinstance(verdict, Rollout) else []
+    last = verdict.stages[-1].last if isinstance(verdict, Rollout) else verdict
     outcomes = tuple(Outcome(stage.plan.widths(), stage.accepted, stage.last.binding.reason) for stage in stages)
     return replace(
         report,

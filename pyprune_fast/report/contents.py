@@ -217,12 +217,13 @@ class Filters:
     """Filters side by side.
 
     Attributes:
-        criterion: what they were scored by.
+        criterion, unit: what they were scored by, and the scores' unit, "" for none.
         images: the sample images.
         layers: some of the layers that have maps.
     """
 
     criterion: str
+    unit: str
     images: tuple[Picture, ...]
     layers: tuple[LayerView, ...]
 

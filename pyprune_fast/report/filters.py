@@ -32,7 +32,8 @@ def filters(
         model: the dense model; runs once on the images, in eval mode, and is left as it was.
         scores: as `score_model` gives them, or any other criterion; higher keeps.
         images: (N, ...) a batch that the model takes; for pictures of them (N, 1 or 3, H, W).
-        layers: names of the layers; default: evenly among those with scores and maps of one or two axes, `most` of them.
+        layers: names of the layers; default: `most` of those with scores, two channels or more, and maps of one or two axes,
+            evenly from the first to the last.
         most: layers, without `layers`.
         shown: sample images, of each of which a map is shown; the aura counts see all.
 
@@ -63,7 +64,7 @@ def filters(
     }
     if layers is not None and (bare := [name for name in layers if name not in maps]):
         raise ValueError(f"filters: layers: wanted layers with maps of one or two axes, got {bare}")
-    names = list(maps)
+    names = list(layers or (name for name in maps if maps[name].shape[1] > 1))  # a single channel is both at once
     if layers is None and len(names) > most:
         names = [names[i * (len(names) - 1) // max(1, most - 1)] for i in range(most)]
     views = []
@@ -75,7 +76,8 @@ def filters(
     samples = (
         [_picture(image, scale=None) for image in images[:shown]] if images.ndim == 4 and images.shape[1] in (1, 3) else []
     )
-    return Filters(scores.criterion, tuple(samples) if views else (), tuple(views))
+    informed = all(isinstance(scores.estimators.get(view.layer), AuraInformation) for view in views)
+    return Filters(scores.criterion, "nats" if informed else "", tuple(samples) if views else (), tuple(views))
 
 
 class _Last:

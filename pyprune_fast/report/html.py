@@ -39,15 +39,23 @@ def as_html(report: Report) -> str:
     parts = sections(report)
     figures = {part.name: list(FIGURES[part.name](report)) for part in parts if part.name in FIGURES}
     return environment.get_template("report.html.j2").render(
-        report=report, cards=cards(report), sections=parts, figures=figures, picture=_picture, matrix=_matrix
+        report=report, cards=cards(report), sections=parts, figures=figures, photo=_photo, picture=_picture, matrix=_matrix
     )
 
 
+def _photo(picture: Picture) -> str:
+    """A data URI of an image, in grey or colour."""
+    return _png(np.broadcast_to(_pixels(picture), (picture.height, picture.width, 3)))
+
+
 def _picture(picture: Picture) -> str:
-    """A data URI: grey as it is, or in colour."""
+    """A data URI of a map, in colours that tell its values."""
+    return _png(_coloured(_pixels(picture)[..., 0] / 255))
+
+
+def _pixels(picture: Picture) -> Any:
     pixels = np.frombuffer(base64.b64decode(picture.pixels), np.uint8)
-    image = pixels.reshape(picture.height, picture.width, picture.channels)
-    return _png(_coloured(image[..., 0] / 255) if picture.channels == 1 else image)
+    return pixels.reshape(picture.height, picture.width, picture.channels)
 
 
 def _matrix(counts: tuple[tuple[int, ...], ...]) -> str:

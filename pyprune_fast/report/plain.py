@@ -54,9 +54,9 @@ def _read(kind: Any, data: Any) -> Any:
         return tuple(_read(part, entry) for part, entry in zip(wanted, data, strict=True))
     if origin is not None and origin is not Literal:  # a mapping
         return {inner[0](key): _read(inner[1], entry) for key, entry in data.items()}
-    if is_dataclass(kind):
-        hints, make = _hints(kind), kind
-        return make(**{name: _read(hints[name], entry) for name, entry in data.items()})
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = _hints(kind)
+        return kind(**{name: _read(hints[name], entry) for name, entry in data.items()})
     if kind is float:
         return float(data)
     if isinstance(kind, type) and type(data) is not kind:

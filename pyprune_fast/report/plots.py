@@ -211,7 +211,9 @@ def importance(report: Report) -> Iterator[Figure]:
             values = [entry.importance[i] for i in order]
             axis.bar(range(kept), values[:kept], 1.0, color=COLOURS[0])
             axis.bar(range(kept, len(order)), values[kept:], 1.0, color=COLOURS[0], alpha=0.35)
-            axis.set_title(entry.group.name, fontsize=8)
+            axis.set_title(entry.group.name, fontsize=8, loc="right")  # the power of ten stands on the left
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.yaxis.get_offset_text().set_fontsize(7)
             axis.tick_params(labelsize=7)
         for axis in axes[len(entries) :]:
             axis.set_axis_off()
@@ -262,7 +264,7 @@ def search(report: Report) -> Iterator[Figure]:
         axis.set_xlabel("candidates measured")
         axis.set_ylabel(name)
         axis.grid(True)
-    yield Figure(svg[0], alt, "The best candidate so far.")
+    yield Figure(svg[0], alt, "The best candidate so far: what meets the floors comes before what does not.")
 
 
 FIGURES: dict[str, Callable[[Report], Iterator[Figure]]] = {

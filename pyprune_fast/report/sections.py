@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyprune_fast.graph import explain
 from pyprune_fast.prune import Measurement, Trade
@@ -43,6 +43,12 @@ class Table:
     marked: tuple[int, ...] = ()
     long: bool = False
 
+    def filled(self) -> Table:
+        """The table without columns that have no cell."""
+        shown = [i for i in range(len(self.head)) if any(row[i] for row in self.rows)]
+        head, *rows = ([row[i] for i in shown] for row in [self.head, *self.rows])
+        return replace(self, head=head, rows=rows, align="".join(self.align[i] for i in shown))
+
 
 @dataclass(frozen=True)
 class Section:
@@ -66,7 +72,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """All parts that have data, in the order in which they are read."""
     made = (part(report) for part in _PARTS)
-    return [section for section in made if section is not None]
+    return [replace(part, tables=tuple(table.filled() for table in part.tables)) for part in made if part is not None]
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------------
@@ -175,7 +181,7 @@ def _comparison(report: Report) -> Section | None:
     table = Table(head, rows, "ll" + "r" * (len(head) - 2), f"The dense model and all runs; {metric_name(report)}", (1,))
     text: tuple[str, ...] = ()
     if report.undone is not None:
-        same = f"{metric_name(report)} {metric_value(report, report.undone)}"
+        same = f"{report.metric} {metric_value(report, report.undone)}{' %' if report.metric == 'accuracy' else ''}"
         text = (f"Undo proven: the restored model's state equals the dense one's bit for bit ({same}).",)
     note = (
         "All criteria cut the same groups to the same target and are fine-tuned with the same budget. MACs and parameters are"
@@ -323,8 +329,9 @@ def _filters(report: Report) -> Section | None:
         [view.layer, str(view.most.channel), number(view.most.score), str(view.least.channel), number(view.least.score)]
         for view in report.filters.layers
     ]
-    head = ["layer", "most: channel", "score", "least: channel", "score"]
-    table = Table(head, rows, "lrrrr", f"The filters that score highest and lowest ({report.filters.criterion})")
+    head = ["layer", "most informative channel", "score", "least informative channel", "score"]
+    by = f"{report.filters.criterion}{f', in {report.filters.unit}' if report.filters.unit else ''}"
+    table = Table(head, rows, "lrrrr", f"Scores, {by}", long=True)
     note = (
         "An aura matrix counts how often level g (row) neighbours level h (column), from the lowest level at the top left;"
         " brighter is more often, on a logarithmic scale. The maps are the filter's activations on the sample images, brighter"

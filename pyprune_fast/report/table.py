@@ -29,10 +29,7 @@ def summary(report: Report) -> tuple[Row, list[Row]]:
         after = metric_value(report, case.cut), metric_value(report, case.tuned)
         cells = [case.criterion, target_name(case.target), before, *after, *_costs(case.cost, dense)]
         rows.append([*cells, *running_cells(case.running, sizes), scoring])
-    empty = {i for i in range(len(head)) if not any(row[i] for row in rows)}
-    return [cell for i, cell in enumerate(head) if i not in empty], [
-        [cell for i, cell in enumerate(row) if i not in empty] for row in rows
-    ]
+    return head, rows
 
 
 def widths(cases: Sequence[Case]) -> tuple[Row, list[Row]]:
