@@ -140,54 +140,56 @@ def full(task: Task, compared: Report) -> Report:
     return replace(found, cases=compared.cases, metric="accuracy", undone=1.0)
 
 
+@pytest.fixture(scope="module")
+def page(full: Report) -> str:
+    return as_html(full)
+
+
 def names(found: Report) -> list[str]:
     return [section.name for section in sections(found)]
 
 
-def test_every_section_is_there_where_it_has_data(full: Report) -> None:
+def test_every_section_is_there_where_it_has_data(full: Report, page: str) -> None:
     assert names(full) == EVERY
-    page = as_html(full)
     for name in EVERY:
         assert f'<section id="{name}"' in page
         assert f'href="#{name}"' in page
 
 
-@pytest.mark.parametrize("kind", ["full", "compared"])
-def test_json_is_the_report(kind: str, request: pytest.FixtureRequest) -> None:
-    found: Report = request.getfixturevalue(kind)
-    again = Report.from_json(found.to_json())
-    assert again == found
-    assert again.to_json() == found.to_json()
-    assert as_html(again) == as_html(found)
-    assert as_markdown(again) == as_markdown(found)
+def test_json_is_the_report(full: Report, page: str, compared: Report) -> None:
+    for found in (full, compared):
+        again = Report.from_json(found.to_json())
+        assert again == found
+        assert again.to_json() == found.to_json()
+        assert as_markdown(again) == as_markdown(found)
+    assert as_html(Report.from_json(full.to_json())) == page
 
 
 def test_the_same_input_gives_the_same_bytes_but_for_the_date(task: Task) -> None:
-    first, second = as_html(task.report()), as_html(task.report(date="2027-12-31"))
-    assert first == as_html(task.report())
-    assert first.replace("2026-01-01", "2027-12-31") == second != first
+    first, second = task.report(), task.report(date="2027-12-31")
+    for form in (as_html, as_markdown, Report.to_json):
+        assert form(first).replace("2026-01-01", "2027-12-31") == form(second) != form(first)
 
 
 @pytest.mark.parametrize("kind", ["full", "compared"])
-def test_the_page_loads_nothing_and_is_well_formed(kind: str, request: pytest.FixtureRequest) -> None:
-    text = as_html(request.getfixturevalue(kind))
-    page = Page(text)
-    assert page.open == []
-    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert page.links
-    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
-    assert len(page.ids) == len(set(page.ids))
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+def test_the_page_loads_nothing_and_is_well_formed(kind: str, page: str, compared: Report) -> None:
+    text = page if kind == "full" else as_html(compared)
+    found = Page(text)
+    assert found.open == []
+    assert all(load.startswith("data:image/png;base64,") for load in found.loads)
+    assert found.links
+    assert all(link.startswith("#") and link[1:] in found.ids for link in found.links)
+    assert len(found.ids) == len(set(found.ids))
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(found.tags)
     assert "@import" not in text
     assert all(url.startswith("#") for url in re.findall(r"url\(\s*['\"]?([^)]*)\)", text))
-    assert all(image.get("alt") or image.get("aria-label") for image in page.images)
-    assert {tag for tag in page.tags if tag == "svg"} == {"svg"}
+    assert all(image.get("alt") or image.get("aria-label") for image in found.images)
+    assert found.tags.count("svg") >= 5
 
 
-def test_colours_follow_the_page(full: Report) -> None:
-    text = as_html(full)
-    assert "@media (prefers-color-scheme: dark)" in text
-    figures = "".join(re.findall(r"<svg.*?</svg>", text, re.S))
+def test_colours_follow_the_page(page: str) -> None:
+    assert "@media (prefers-color-scheme: dark)" in page
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
     assert "var(--c0)" in figures
     assert "currentColor" in figures
     assert not re.search(r"(fill|stroke): ?#(0072b2|d55e00|010203|000000|ffffff)", figures)

@@ -28,6 +28,7 @@ def groups_to_dot(groups: Sequence[Group]) -> str:
         >>> print(groups_to_dot([a, b]))
         digraph groups {
           rankdir=LR;
+          fontname="sans-serif";
           node [shape=box, fontname="sans-serif"];
           edge [fontname="sans-serif", fontsize=10];
           subgraph "cluster body" {
@@ -39,7 +40,7 @@ def groups_to_dot(groups: Sequence[Group]) -> str:
         }
         <BLANKLINE>
     """
-    lines = ["digraph groups {", "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
+    lines = ["digraph groups {", "  rankdir=LR;", '  fontname="sans-serif";', '  node [shape=box, fontname="sans-serif"];']
     lines.append('  edge [fontname="sans-serif", fontsize=10];')
     alone = {name: [g for g in groups if g.components == (name,)] for g in groups for name in g.components[:1]}
     for component, own in alone.items():

@@ -183,7 +183,8 @@ def _removed(result: Result) -> dict[str, tuple[int, ...]]:
     left = {group.name: list(range(group.channels)) for group in result.groups}
     for done in result.rounds:
         for name, channels in done.plan.remove.items():
-            left[name] = [channel for i, channel in enumerate(left[name]) if i not in set(channels)]
+            gone = set(channels)
+            left[name] = [channel for i, channel in enumerate(left[name]) if i not in gone]
     return {g.name: tuple(sorted(set(range(g.channels)) - set(left[g.name]))) for g in result.groups}
 
 

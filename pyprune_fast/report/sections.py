@@ -305,7 +305,8 @@ def _importance(report: Report) -> Section | None:
         return None
     rows = []
     for entry in shown:
-        kept = [score for i, score in enumerate(entry.importance) if i not in set(entry.removed)]
+        removed = set(entry.removed)
+        kept = [score for i, score in enumerate(entry.importance) if i not in removed]
         gone = [entry.importance[i] for i in entry.removed]
         lost = "" if entry.lost is None else f"{entry.lost:.1%}"
         rows.append([entry.group.name, number(min(kept)), number(max(kept)), number(max(gone, default=None)), lost])
@@ -313,12 +314,11 @@ def _importance(report: Report) -> Section | None:
         ["group", "least kept", "greatest kept", "greatest removed", "importance lost"],
         rows,
         "lrrrr",
-        "Scores of the channels",
+        f"Scores of the channels{f', {report.criterion}' if report.criterion else ''}",
         long=True,
     )
-    by = f" by {report.criterion}" if report.criterion else ""
     return Section(
-        "importance", f"Importance{by}", (), (table,), "Channels from the most important to the least; what went is pale."
+        "importance", "Importance", (), (table,), "Channels from the most important to the least; what went is pale."
     )
 
 
