@@ -238,7 +238,9 @@ def sensitivity(report: Report) -> Iterator[Figure]:
     with _figure("sensitivity", alt, *size, columns=columns, rows=rows, sharey=True) as (_, axes, svg):
         for axis, trade in zip(axes, trades, strict=False):
             x, y = [step.floor for step in trade.steps], [step.objective for step in trade.steps]
-            axis.plot(x, y, color=COLOURS[0], linewidth=1.4, drawstyle="steps-post")  # a candidate serves all looser floors
+            loosest = max(x[-1], trade.floor) if trade.direction == "min" else min(x[-1], trade.floor)
+            # A candidate serves all floors that are looser than the one that it just meets.
+            axis.plot([*x, loosest], [*y, y[-1]], color=COLOURS[0], linewidth=1.4, drawstyle="steps-post")
             axis.plot(x, y, "o", color=COLOURS[0], markersize=3)
             axis.axvline(trade.floor, color=COLOURS[1], linewidth=1, linestyle=":")
             for step in trade.steps:
