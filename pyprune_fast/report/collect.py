@@ -262,7 +262,7 @@ def _entry(group: Group, removed: tuple[int, ...], bound: float, importance: tup
         at_bound = "; at its bound" if len(removed) >= int(bound * group.channels + 1e-9) else ""
         reason = f"chosen by {chosen_by}{left}{at_bound}"
     else:
-        reason = f"kept whole by {chosen_by}" if importance else "no importance is known"
+        reason = f"kept whole by {chosen_by}" if importance else "not scored"
     return replace(entry, reason=reason)
 
 

@@ -107,8 +107,8 @@ def _view(scores: Scores, layer: str, x: Tensor, channel: int, shown: int) -> Fi
         levels = Levels.quantiles(own.transpose(0, 1).flatten(1), 8 if own[0, 0].numel() <= 4 else 16)
         table = ops.aura_counts(own, levels)[0].sum((0, 1))
     matrix = table + table.T
-    scale = float(own.min()), float(own.max())
-    pictures = tuple(_picture(image, scale) for image in (own[:shown] if own.ndim == 4 else own[:shown, :, None]))
+    seen = own[:shown] if own.ndim == 4 else own[:shown, :, None]
+    pictures = tuple(_picture(image, (float(seen.min()), float(seen.max()))) for image in seen)
     return FilterView(channel, float(scores.layers[layer][channel]), tuple(map(tuple, matrix.tolist())), pictures)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pyprune_fast.graph import draw_groups
 
 from .contents import Entry, Report
-from .table import by_target, measure_name, metric_name, number
+from .table import by_target, measure_name, metric_name, metric_value, number
 
 # Matplotlib wants colours by number; in the SVG they become the page's own.
 INK = "#010203"
@@ -82,9 +82,9 @@ def comparison(report: Report) -> Iterator[Figure]:
     with _figure("comparison", alt, width * len(groups), 2.8, columns=len(groups), sharey=True) as (_, axes, svg):
         for axis, (target, cases) in zip(axes, groups.items(), strict=True):
             for i, case in enumerate(cases):
-                for x, value, alpha in ((i - 0.2, scale * case.cut, 0.45), (i + 0.2, scale * case.tuned, 1.0)):
-                    axis.bar(x, value, 0.38, color=COLOURS[0], alpha=alpha)
-                    axis.annotate(f"{value:.4g}", (x, value), ha="center", va="bottom", fontsize=8)
+                for x, value, alpha in ((i - 0.2, case.cut, 0.45), (i + 0.2, case.tuned, 1.0)):
+                    axis.bar(x, scale * value, 0.38, color=COLOURS[0], alpha=alpha)
+                    axis.annotate(metric_value(report, value), (x, scale * value), ha="center", va="bottom", fontsize=7.5)
             axis.axhline(dense, color=INK, linewidth=0.8, linestyle="--")
             axis.set_xticks(range(len(cases)), [case.criterion for case in cases])
             axis.set_title(target)
@@ -146,9 +146,8 @@ def _kept(name: str, entries: Sequence[Entry], shares: Sequence[tuple[str, list[
             axis.bar(places, values, bar * 0.92, color=COLOURS[i % 6], label=label)
         for i, entry in enumerate(entries if len(shares) == 1 else ()):
             axis.plot([i - 0.45, i + 0.45], [100 * (1 - entry.bound)] * 2, color=INK, linewidth=1, linestyle=":")
-        axis.set_xticks(
-            range(len(names)), names, rotation=45 if len(names) > 6 else 0, ha="right" if len(names) > 6 else "center"
-        )
+        slanted = len(names) > 6 and max(map(len, names)) > 3
+        axis.set_xticks(range(len(names)), names, rotation=45 * slanted, ha="right" if slanted else "center")
         axis.set_ylim(0, 104)
         axis.set_ylabel("channels kept, %")
         if len(shares) > 1:

@@ -227,7 +227,7 @@ def _groups(report: Report) -> Section | None:
         )
     for name, cases in by_target(report).items() if len(report.cases) > 1 else ():
         head, rows = widths(cases)
-        tables.append(Table(head, rows, "l" + "r" * (len(head) - 1), f"Kept widths, {name}", long=len(rows) > 12))
+        tables.append(Table(head, rows, "l" + "r" * (len(head) - 1), f"Kept widths, {name}", long=True))
     note = (
         "The coefficient is the fraction of a group's channels that went, those of least importance; the bound is the greatest"
         " that was allowed."
