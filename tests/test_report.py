@@ -325,6 +325,7 @@ def test_files_are_written_all_or_none(task: Task, tmp_path: Path) -> None:
         ('{"format": "pyprune_fast.report", "version": 1, "title": 3}', "mangled"),
         ('{"format": "pyprune_fast.report", "version": 1, "title": "", "magic": 1}', "mangled"),
         ('{"format": "pyprune_fast.report", "version": 1, "title": "", "entries": [{}]}', "mangled"),
+        ('{"format": "pyprune_fast.report", "version": 1, "title": "", "undone": "much"}', "mangled"),
     ],
 )
 def test_mangled_json_is_refused(text: str, message: str) -> None:

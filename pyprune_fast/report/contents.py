@@ -292,5 +292,5 @@ class Report:
             raise ValueError(f"Report.from_json: text: wanted format {FORMAT!r}, version {VERSION}, got something else")
         try:
             return from_plain(cls, data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"Report.from_json: text: wanted a whole report, got a mangled one ({error!r})") from error
