@@ -24,7 +24,7 @@ def test_wheel_from_sdist_works(tmp_path: Path) -> None:
 
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as files:
-        wanted = {"pyprune_fast/py.typed", "pyprune_fast/report/report.html.j2", "pyprune_fast/jit/csrc/aura_kernels.cuh"}
+        wanted = {"pyprune_fast/py.typed", "pyprune_fast/report/style.css.j2", "pyprune_fast/jit/csrc/aura_kernels.cuh"}
         assert wanted <= set(files.namelist())
         assert [Path(name).name.split(".")[0] for name in files.namelist() if name.endswith(".so")] == ["_cpu"]
         files.extractall(site)

@@ -6,7 +6,7 @@ from . import metrics, searches
 from .advisor import Advice, advise, sample_metrics
 from .allocation import Target, allocate, group_scores, hrel_schedule, lowest, plan_for
 from .coefficients import Allocation, Candidate, Problem
-from .compare import Case, Comparison, compare
+from .compare import Case, Comparison, Running, compare, running_costs
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
@@ -18,7 +18,9 @@ from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
 from .monitor import Alert, Baseline, Monitor
 from .norms import group_norms
+from .pareto import pareto_front
 from .rollout import Rollout, Stage, load_accepted, rollout, stages_by_groups, stages_by_share
+from .sensitivity import Sensitivity, Step, Trade, sensitivity
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
@@ -49,11 +51,15 @@ __all__ = [
     "Result",
     "Rollout",
     "Round",
+    "Running",
+    "Sensitivity",
     "Simulation",
     "Sparsity",
     "Stage",
+    "Step",
     "Table",
     "Target",
+    "Trade",
     "Verdict",
     "accuracy",
     "advise",
@@ -76,13 +82,16 @@ __all__ = [
     "lyapunov_test",
     "mean_loss",
     "metrics",
+    "pareto_front",
     "peak_memory",
     "plan_by_curves",
     "plan_for",
     "rollout",
+    "running_costs",
     "sample_metrics",
     "score",
     "searches",
+    "sensitivity",
     "simulate",
     "stages_by_groups",
     "stages_by_share",

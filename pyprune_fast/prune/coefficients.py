@@ -73,6 +73,7 @@ class Allocation:
         points: candidates looked at, with those that sparsity alone ruled out.
         seconds: time of the search.
         history: the first metric of the best candidate after each evaluation, for plots.
+        measured: all candidates that were measured, in order, of those within the tolerance if there are any; see sensitivity.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Allocation:
     points: int
     seconds: float
     history: tuple[float, ...] = field(default=(), repr=False)
+    measured: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -252,8 +254,11 @@ class Problem:
 
     def best(self) -> Candidate:
         """The best candidate measured so far, of those within the tolerance if there are any."""
+        return max(self._near(), key=lambda candidate: candidate.worth)
+
+    def _near(self) -> list[Candidate]:
         found = list(self.measured.values())
-        return max([c for c in found if self.within(c)] or found, key=lambda candidate: candidate.worth)
+        return [candidate for candidate in found if self.within(candidate)] or found
 
     def masked(self) -> MaskedModel:
         """The model with soft masks, for searches by gradient."""
@@ -284,6 +289,7 @@ class Problem:
             points=self.points,
             seconds=time.perf_counter() - start,
             history=tuple(self.history),
+            measured=tuple(self._near()),
         )
 
 

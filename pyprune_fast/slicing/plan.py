@@ -220,5 +220,6 @@ def _group(entry: Any) -> Group:
     _integers([entry["channels"], entry["parameters"], entry["macs"]])
     bare = tuple(Width(**width) for width in entry["bare"])
     _integers([width.block for width in bare])
-    lists = {name: tuple(entry[name]) for name in ("layers", "components")}
+    # Plans from before makers and readers were told have none.
+    lists = {name: tuple(entry.get(name, ())) for name in ("layers", "components", "makers", "readers")}
     return Group(**{**entry, **lists, "members": members, "bare": bare})
