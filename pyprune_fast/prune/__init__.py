@@ -10,6 +10,7 @@ from .compare import Case, Comparison, compare
 from .cost import Cost, cost_after, count_cost
 from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
+from .difference import Change, Difference, difference
 from .gate import Limit, Verdict, compression_limit, gate
 from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
@@ -18,10 +19,12 @@ from .measure import latency, peak_memory
 from .metrics import Measurement, Metric, Table, evaluate
 from .monitor import Alert, Baseline, Monitor
 from .norms import group_norms
+from .replan import Replan, replan
 from .rollout import Rollout, Stage, load_accepted, rollout, stages_by_groups, stages_by_share
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
+from .validity import revalidate
 
 __all__ = [
     "CRITERIA",
@@ -31,10 +34,12 @@ __all__ = [
     "Baseline",
     "Candidate",
     "Case",
+    "Change",
     "Comparison",
     "Cost",
     "Criterion",
     "Curve",
+    "Difference",
     "Effect",
     "HRel",
     "Journal",
@@ -46,6 +51,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Pruner",
+    "Replan",
     "Result",
     "Rollout",
     "Round",
@@ -62,6 +68,7 @@ __all__ = [
     "compression_limit",
     "cost_after",
     "count_cost",
+    "difference",
     "evaluate",
     "fast_dtype",
     "fine_tune",
@@ -79,6 +86,8 @@ __all__ = [
     "peak_memory",
     "plan_by_curves",
     "plan_for",
+    "replan",
+    "revalidate",
     "rollout",
     "sample_metrics",
     "score",

@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from pyprune_fast._checks import check_choice, check_count
 from pyprune_fast.graph import MaskedModel, Tie
 from pyprune_fast.slicing import Group, Plan, apply
+from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import Target, lowest
 from .metrics import Metric, Table, evaluate
 from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
+from .validity import bind
 
 Share = Literal["group", "component"]
 
@@ -68,7 +70,7 @@ class Allocation:
         feasible: whether it meets them all.
         within: whether its sparsity is the target's within the tolerance.
         binding: name of the floor that binds: one that is missed, or else the one with the least to spare; "" without floors.
-        plan: its plan; nothing is removed yet.
+        plan: its plan, bound to the model's weights; nothing is removed yet.
         evaluations: candidates measured on the real metrics.
         points: candidates looked at, with those that sparsity alone ruled out.
         seconds: time of the search.
@@ -158,6 +160,7 @@ class Problem:
         self.measured: dict[tuple[int, ...], Candidate] = {}
         self.history: list[float] = []
         self.points = 0
+        self.start: Tensor | None = None  # coefficients that searches measure first and may start from, (G,); see replan
         self._masked: MaskedModel | None = None
         self._ties = ties
         most = float(self.sparsity(self._most()))
@@ -265,6 +268,8 @@ class Problem:
         """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
         self.measured, self.history, self.points = {}, [], 0
         start = time.perf_counter()
+        if self.start is not None:
+            self.measure(self.repair(self.harden(self.start)))
         search()
         best = self.best()
         note: dict[str, str | int | float] = {
@@ -279,7 +284,7 @@ class Problem:
             feasible=best.table.ok,
             within=self.within(best),
             binding=best.table.binding.name if best.table.binding else "",
-            plan=self.plan(best.counts, note),
+            plan=bind(self.plan(best.counts, note), fingerprint(self.model)),
             evaluations=len(self.measured),
             points=self.points,
             seconds=time.perf_counter() - start,

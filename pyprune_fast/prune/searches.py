@@ -222,12 +222,14 @@ def _by_threshold(problem: Problem) -> Tensor:
 
 
 def _start(problem: Problem) -> Tensor:
-    """Theta of the better of uniform coefficients and one threshold, both measured: no search ends below them.
+    """Theta of the best of uniform coefficients, one threshold, and the problem's own start: no search ends below them.
 
     Where coefficients are shared, each is the mean over its groups. Importances that cannot be compared between groups
     (negative, infinite) have no threshold.
     """
     starts = [problem.project(torch.zeros_like(problem.bounds))]
+    if problem.start is not None:
+        starts.insert(0, problem.start)  # of equals, the first is taken
     if all(bool((scores.isfinite() & (scores >= 0)).all()) for scores in problem.importance.values()):
         starts.append(_by_threshold(problem))
     alpha = max(starts, key=lambda start: _hard(problem, start).worth)
