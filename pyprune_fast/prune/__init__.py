@@ -12,6 +12,8 @@ from .criteria import CRITERIA, Criterion, score
 from .curves import Curve, loss_curves, plan_by_curves
 from .difference import Change, Difference, difference
 from .gate import Limit, Verdict, compression_limit, gate
+from .gradients import GroupGradients
+from .importance import IMPORTANCES, group_importance, hybrid
 from .journal import Journal
 from .loop import HRel, Pruner, Result, Round
 from .lyapunov import LyapunovTest, lyapunov_test
@@ -28,6 +30,7 @@ from .validity import revalidate
 
 __all__ = [
     "CRITERIA",
+    "IMPORTANCES",
     "Advice",
     "Alert",
     "Allocation",
@@ -41,6 +44,7 @@ __all__ = [
     "Curve",
     "Difference",
     "Effect",
+    "GroupGradients",
     "HRel",
     "Journal",
     "Limit",
@@ -73,9 +77,11 @@ __all__ = [
     "fast_dtype",
     "fine_tune",
     "gate",
+    "group_importance",
     "group_norms",
     "group_scores",
     "hrel_schedule",
+    "hybrid",
     "latency",
     "load_accepted",
     "loss_curves",
