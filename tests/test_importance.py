@@ -113,7 +113,7 @@ TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("kind", TERMS)
-@pytest.mark.parametrize("name", [name for name in ALL if name in ("autoencoder", "gpt2", "resnet18", "lstm", "mobilenet_v2")])
+@pytest.mark.parametrize("name", [name for name in ALL if name in ("autoencoder", "lstm", "mha", "style", "gpt2")])
 def test_gradients_are_the_mean_over_passes_and_members(name: str, kind) -> None:
     model, inputs, groups = found(name)
     model = copy.deepcopy(model)
@@ -163,13 +163,15 @@ def test_decay_forgets() -> None:
 def test_training_is_not_disturbed_and_hooks_go_whatever_happens() -> None:
     model, groups = small()
     other = copy.deepcopy(model)
-    for net, seen in ((model, GroupGradients(model, groups)), (other, None)):
-        if seen is not None:
-            with pytest.raises(RuntimeError, match="stop"), seen:
-                net(torch.ones(2, 3)).sum().backward()
-                raise RuntimeError("stop")
-        else:
-            net(torch.ones(2, 3)).sum().backward()
+
+    def interrupted() -> None:
+        with GroupGradients(model, groups):
+            model(torch.ones(2, 3)).sum().backward()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    other(torch.ones(2, 3)).sum().backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert not any(p._backward_hooks for p in model.parameters())
 
