@@ -1,4 +1,4 @@
-"""Plans from other tools' masks: only channels that are masked as a whole, and the cut model computes what the masked one did."""
+"""Plans from other tools' masks: only channels masked as a whole go, and the cut model computes what the masked one did."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from .replan import Replan, replan
 from .rollout import Rollout, Stage, load_accepted, rollout, stages_by_groups, stages_by_share
 from .simulate import Effect, Simulation, simulate
 from .sparsity import Sparsity
+from .timing import LatencyTable, Timing
 from .tune import accuracy, fast_dtype, fine_tune, mean_loss
 from .validity import revalidate
 
@@ -47,6 +48,7 @@ __all__ = [
     "GroupGradients",
     "HRel",
     "Journal",
+    "LatencyTable",
     "Limit",
     "LyapunovTest",
     "Measurement",
@@ -64,6 +66,7 @@ __all__ = [
     "Stage",
     "Table",
     "Target",
+    "Timing",
     "Verdict",
     "accuracy",
     "advise",

@@ -31,6 +31,7 @@ from .allocation import Target, lowest
 from .metrics import Metric, Table, evaluate
 from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
+from .timing import LatencyTable, Timing
 from .validity import bind
 
 Share = Literal["group", "component"]
@@ -75,6 +76,7 @@ class Allocation:
         points: candidates looked at, with those that sparsity alone ruled out.
         seconds: time of the search.
         history: the first metric of the best candidate after each evaluation, for plots.
+        timing: latency of the plan, predicted and measured, where latency is the target.
     """
 
     method: str
@@ -87,6 +89,7 @@ class Allocation:
     points: int
     seconds: float
     history: tuple[float, ...] = field(default=(), repr=False)
+    timing: Timing | None = None
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -104,15 +107,17 @@ class Problem:
         importance: by group name, (channels,), higher keeps, as `group_scores` gives it.
         inputs: as for `find_groups`.
         metrics: the first is the objective; the others have floors (the objective may have one too). Floors come first.
-        target: what to remove (rho), and of what: "parameters", "macs" or "channels".
+        target: what to remove (rho), and of what: "parameters", "macs", "channels" or "latency".
         tolerance: epsilon.
         bounds: a_g by group name, at most the group's own bound (0.5 for coupling groups, 0.9 for others by default).
         share: whether every group has a coefficient of its own, or all groups of the same components share one.
         min_channels, round_to: kept widths are at least this, and multiples of that.
         ties: as for `find_groups`.
+        latency: what the groups' channels cost in time, for that target; ``inputs`` is one tensor then.
 
     Raises:
-        ValueError: no group that may be cut, a target that the bounds do not allow, an argument out of range.
+        ValueError: no group that may be cut, a table without that target or the reverse, a target that the bounds do not allow,
+            an argument out of range.
 
     Example:
         >>> from pyprune_fast.graph import find_groups
@@ -139,8 +144,12 @@ class Problem:
         min_channels: int = 1,
         round_to: int = 1,
         ties: Iterable[Tie] = (),
+        latency: LatencyTable | None = None,
     ) -> None:
         ties = tuple(ties)
+        if (latency is None) == (target.measure == "latency"):
+            got = "none" if latency is None else f"one for {target.measure}"
+            raise ValueError(f"Problem: latency: wanted a LatencyTable for that target and for no other, got {got}")
         self.model, self.inputs, self.target = model, inputs, target
         self.groups = [group for group in groups if not group.fixed and group.name in importance]
         if not self.groups:
@@ -155,7 +164,12 @@ class Problem:
         self.importance = {group.name: importance[group.name].detach().to("cpu", torch.float64) for group in self.groups}
         self.channels = torch.tensor([float(group.channels) for group in self.groups], dtype=torch.float64)
         self.bounds = torch.tensor([_bound(group, bounds or {}) for group in self.groups], dtype=torch.float64)
-        self.sparsity = Sparsity(model, self.groups, inputs, target.measure, ties=ties)
+        self.latency = latency
+        self.sparsity: Callable[[Tensor], Tensor] = (
+            Sparsity(model, self.groups, inputs, target.measure, ties=ties)
+            if latency is None
+            else latency.sparsity(self.groups)
+        )
         self.keys = _keys(self.groups, share)  # the number of each group's coefficient
         self.measured: dict[tuple[int, ...], Candidate] = {}
         self.history: list[float] = []
@@ -278,17 +292,20 @@ class Problem:
             "wanted": self.target.remove,
             "reached": best.sparsity,
         }
+        plan = bind(self.plan(best.counts, note), fingerprint(self.model))
+        seconds = time.perf_counter() - start
         return Allocation(
             method=method,
             candidate=best,
             feasible=best.table.ok,
             within=self.within(best),
             binding=best.table.binding.name if best.table.binding else "",
-            plan=bind(self.plan(best.counts, note), fingerprint(self.model)),
+            plan=plan,
             evaluations=len(self.measured),
             points=self.points,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             history=tuple(self.history),
+            timing=None if self.latency is None else self.latency.time(self.model, plan, self.inputs),
         )
 
 
