@@ -342,7 +342,7 @@ def test_floors_come_before_the_objective(task: Task) -> None:
         ({"metrics": []}, "Problem: metrics: wanted at least one"),
         ({"tolerance": 0.0}, r"Problem: tolerance: wanted a fraction in \(0, 1\), got 0.0"),
         ({"bounds": {"0": 1.5}}, r"Problem: bounds\['0'\]: wanted a fraction in \[0, 1\], got 1.5"),
-        ({"rho": 0.9, "bounds": {}}, "but bounds, min_channels and round_to allow 0.5956 at most"),
+        ({"rho": 0.9, "bounds": {}}, "but bounds, budgets, min_channels and round_to allow 0.5956 at most"),
         ({"share": "layer"}, "share"),
     ],
 )

@@ -48,3 +48,19 @@ def test_other_metrics_say_it_without_a_warning() -> None:
     assert "too noisy, measure more" in row.reason
     assert not replace(metric, floor=None).measured(MODEL).noisy
     assert not replace(metric, confidence=None).measured(MODEL).noisy
+
+
+def test_a_weighted_objective_by_hand() -> None:
+    more = Metric("more", lambda model: 3.0, surrogate=lambda run, batch: run(batch).sum())
+    less = Metric("less", lambda model: 2.0, "min", surrogate=lambda run, batch: run(batch).square().sum())
+    both = metrics.weighted([(more, 2.0), (less, 0.25)], name="both", floor=5.0)
+    row = both.measured(MODEL)
+    assert (row.name, row.value, row.ok, row.direction) == ("both", 5.5, True, "max")
+    batch = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert both.surrogate is not None
+    both.surrogate(MODEL, batch).backward()
+    torch.testing.assert_close(batch.grad, 2 - 0.5 * batch.detach())
+    assert metrics.weighted([(more, 1.0), (replace(less, surrogate=None), 1.0)]).surrogate is None
+    for terms in ([], [(more, 0.0)], [(more, float("inf"))]):
+        with pytest.raises(ValueError, match="weighted: terms: wanted weights above 0, at least one, got"):
+            metrics.weighted(terms)

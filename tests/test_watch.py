@@ -199,7 +199,7 @@ def test_replan_without_a_feasible_plan_is_exit_1_and_writes_nothing(planned: Pa
     ("arguments", "said"),
     [
         (["--plan", "mild.json"], "--remove: wanted a fraction, for the stored plan has no target"),
-        (["--plan", "stored.json", "--remove", "0.95"], "bounds, min_channels and round_to allow"),
+        (["--plan", "stored.json", "--remove", "0.95"], "bounds, budgets, min_channels and round_to allow"),
         (["--plan", "nowhere.json"], "nowhere.json"),
         (["--plan", "stored.json", "--search", "spsa", "--steps", "0"], "spsa: steps: wanted at least 1, got 0"),
     ],

@@ -15,6 +15,7 @@ from .people import preference, rating
 from .reading import subset
 from .running import latency, macs, memory, size
 from .table import Table, evaluate, objective_and_floors
+from .weighted import weighted
 
 __all__ = [
     "Estimate",
@@ -50,4 +51,5 @@ __all__ = [
     "size",
     "ssim",
     "subset",
+    "weighted",
 ]
