@@ -64,7 +64,8 @@ class GroupGradients:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        self._handles = [weight.register_hook(self._hook(name)) for name, (weight, _) in self._weights.items()]
+        for name, (weight, _) in self._weights.items():
+            self._handles.append(weight.register_hook(self._hook(name)))  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -95,7 +96,7 @@ class GroupGradients:
         """
         if not self._sums:
             raise RuntimeError("GroupGradients: wanted a backward pass inside the block before importance, got none")
-        sums = {}
+        sums: dict[tuple[str, int], Tensor] = {}
         for name, rows in self._sums.items():
             sums |= {(name, dim): (row / self._passes[name]).cpu() for dim, row in rows.items()}
         return over_members(self._groups, sums)

@@ -49,7 +49,7 @@ def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> di
     """
     chosen = list(groups)
     weights = dict(model.named_parameters())
-    sums = {}
+    sums: dict[tuple[str, int], Tensor] = {}
     for name, dims in owned_axes("group_norms", model, chosen).items():
         sums |= {(name, dim): along.cpu() for dim, along in sums_along(weights[name], dims, power).items()}
     return over_members(chosen, sums)
@@ -72,7 +72,7 @@ def owned_axes(where: str, model: nn.Module, groups: Iterable[Group]) -> dict[st
 
 def sums_along(x: Tensor, dims: Iterable[int], power: int, factor: Tensor | None = None) -> dict[int, Tensor]:
     """Sums of |x * factor|^power over all axes but one, float64 on x's device; those of the first two axes come together."""
-    sums = {}
+    sums: dict[int, Tensor] = {}
     for dim in dims:
         if dim not in sums:
             lead = max(dim - 1, 0)

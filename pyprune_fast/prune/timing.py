@@ -144,7 +144,7 @@ class LatencyTable:
 
         def saved(removed: Tensor) -> Tensor:
             gone = removed.to("cpu", torch.float64)
-            return torch.stack([1 - _between(*curve, gone[..., g]) for g, curve in enumerate(curves)]).sum(0)
+            return torch.stack([1 - _between(curve[0], curve[1], gone[..., g]) for g, curve in enumerate(curves)]).sum(0)
 
         return saved
 
