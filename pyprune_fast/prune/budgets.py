@@ -53,7 +53,7 @@ class Budgets:
                 return torch.where(inside, alpha * factor[..., None], alpha)
 
             over = sparsity(alpha * self._channels) > limit
-            for _ in range(50 if bool(over.any()) else 0):
+            for _ in range(30 if bool(over.any()) else 0):
                 middle = (low + high) / 2
                 fits = sparsity(at(middle) * self._channels) <= limit
                 low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
