@@ -1,6 +1,6 @@
 """The command line: `pyprune-fast prune ...`, `pyprune-fast score ...`. Nothing here that the Python API cannot do.
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; those of `gate` and `monitor`: see watch.
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; those of `gate`, `monitor` and `replan`: see watch.
 """
 
 from __future__ import annotations

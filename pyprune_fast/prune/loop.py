@@ -220,6 +220,8 @@ class Pruner:
         check_choice("Pruner", "compensation", compensation, ("none", *METHODS))
         self.compensation = compensation
         self.target = target if target is not None else Target("macs", 0.4)
+        if isinstance(self.target, Target) and self.target.measure == "latency":
+            raise ValueError("Pruner: target: wanted channels, parameters or macs, got latency; a Problem takes it")
         self.rounds = check_count("Pruner", "rounds", rounds, 1)
         self.ranking: Division = ranking
         self.min_channels, self.round_to = min_channels, round_to
