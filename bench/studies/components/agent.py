@@ -2,9 +2,9 @@
 
     PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 python bench/studies/components/agent.py [--quick]
 
-Agents are trained once a seed (kept in build/agents). The searches measure candidates by a few episodes; all that is reported is
-of other episodes, whose starts all models share: return after the cut, return after further training on what the agent has stored,
-and the share of actions that stay. Rows of JSON are added to a file, and what is there already is not run again.
+Agents are trained once a seed (kept in build/agents). The searches measure candidates by a few episodes; all that is reported
+is of other episodes, whose starts all models share: return after the cut, return after further training on what the agent has
+stored, and the share of actions that stay. Rows of JSON are added to a file, and what is there already is not run again.
 `safety.py` does the rest: gate, rollout, how far it can go.
 """
 
@@ -15,7 +15,7 @@ import copy
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ SELECTION, TEST = 50_000, 90_000  # seeds of episodes; those of training are bel
 class Budget:
     """How much of everything."""
 
-    recipe: Recipe = Recipe()
-    planner: Planner = Planner()
+    recipe: Recipe = field(default_factory=Recipe)
+    planner: Planner = field(default_factory=Planner)
     rhos: tuple[float, ...] = (0.3, 0.5, 0.7)
     tolerance: float = 0.005
     selection: int = 8

@@ -11,7 +11,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ TORQUE, REWARD = 2.0, 0.1  # the units of actions and of learned rewards
 class Recipe:
     """How an agent is made. `Planner` holds what it also needs in use."""
 
-    widths: Widths = Widths(observation=3, latent=32, encoder=128, hidden=128)
+    widths: Widths = field(default_factory=lambda: Widths(observation=3, latent=32, encoder=128, hidden=128))
     episodes: int = 22
     random_episodes: int = 5
     updates: int = 100
@@ -76,16 +76,16 @@ class Planner:
             noise = torch.randn(self.of_policy, model.widths.action, generator=chance).repeat(len(z) // self.of_policy, 1)
             actions.append((model.act(z) + self.least_deviation * noise).clamp(-1, 1))
             z, _ = model.next(z, actions[-1])
-        return torch.stack(actions, 1).unflatten(0, (-1, self.of_policy))
+        return torch.stack(actions, 1).view(-1, self.of_policy, self.horizon, model.widths.action)
 
     def _worth(self, model: TOLD, z: Tensor, actions: Tensor) -> Tensor:
         """What sequences (B, S, H, A) are worth, (B, S): the rewards of their steps and the value of where they lead."""
         z = z.repeat_interleave(actions.shape[1], 0)
-        total: Any = 0.0
+        total = z.new_zeros(len(z), 1)
         for step, action in enumerate(actions.flatten(0, 1).unbind(1)):
             z, reward = model.next(z, action)
-            total = total + self.discount**step * reward
-        total = total + self.discount**self.horizon * torch.minimum(*model.value(z, model.act(z)))
+            total += self.discount**step * reward
+        total += self.discount**self.horizon * torch.minimum(*model.value(z, model.act(z)))
         return total.view(actions.shape[:2])
 
 

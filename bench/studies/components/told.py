@@ -63,7 +63,11 @@ class TOLD(nn.Module):
         return self.q1(x), self.q2(x)
 
     def forward(self, observation: Tensor, actions: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Imagines what actions (B, H, A) lead to, one of the policy's by default: H rewards, the last state's action and values."""
+        """Imagines what actions (B, H, A) lead to, by default one of the policy's.
+
+        Returns:
+            H rewards; the policy's action in the last state, and its two values.
+        """
         z = self.encode(observation)
         rewards = []
         for action in [self.act(z)] if actions is None else actions.unbind(1):
