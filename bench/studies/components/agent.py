@@ -54,10 +54,10 @@ class Budget:
     selection: int = 8
     test: int = 20
     samples: int = 256
-    gradient: int = 200
-    spsa: int = 25
+    gradient: int = 100
+    spsa: int = 15
     levels: tuple[float, ...] = (0.0, 0.45, 0.9)  # 3^7 points, of which 22 to 49 are within the tolerance
-    updates: int = 150
+    updates: int = 100
 
 
 FULL = Budget()

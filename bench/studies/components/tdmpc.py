@@ -31,7 +31,7 @@ class Recipe:
     """How an agent is made. `Planner` holds what it also needs in use."""
 
     widths: Widths = field(default_factory=lambda: Widths(observation=3, latent=32, encoder=128, hidden=128))
-    episodes: int = 22
+    episodes: int = 15
     random_episodes: int = 5
     updates: int = 100
     batch: int = 128
