@@ -87,19 +87,21 @@ class Agent:
         """A fixed draw from what is stored: observations, actions, rewards."""
         return self.replay.draw(self.budget.samples, IN_USE.horizon, torch.Generator().manual_seed(self.seed))
 
-    def tuned(self, model: TOLD) -> None:
+    def tuned(self, model: nn.Module) -> None:
         """Goes on training the model on what is stored."""
+        assert isinstance(model, TOLD)
         tune(model, self.replay, self.budget.recipe, self.budget.planner, self.budget.updates, self.seed)
 
 
-def find(model: TOLD) -> list[Group]:
+def find(model: nn.Module) -> list[Group]:
     """Its groups: eleven inside one of six components, and the latent state, which all of them share."""
     return find_groups(model, points(model), ties=TIES)
 
 
-def points(model: TOLD) -> Mapping[str, Any]:
+def points(model: nn.Module) -> Mapping[str, Any]:
     """Its entry points, as wide as the model is now."""
-    latent = model.policy[0].in_features
+    assert isinstance(model, TOLD)
+    latent = model.dynamics[4].out_features
     assert isinstance(latent, int)
     return entries(Widths(model.widths.observation, model.widths.action, latent), IN_USE.horizon)
 
