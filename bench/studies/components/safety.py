@@ -3,13 +3,15 @@
     PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 python bench/studies/components/safety.py [--quick]
 
 A cut agent passes if, each with 95 % confidence, it loses little return against the dense one in the same episodes, acts as it
-does at most stored observations, and, started near the upright, lets V fall and settles as often as the dense one does.
+does at half of the stored observations, and, started near the upright, lets V fall and settles as often as the dense one does.
+In the rollout it is trained on after each stage: then its actions may be others.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from pyprune_fast.slicing import Plan
 from pyprune_fast.slicing.fingerprint import fingerprint
 
 KEYS = ("seed", "quick", "method")
-LOST, SAME = 20.0, 0.7  # most return lost in the mean, least share of actions that stay
+LOST, SAME = 20.0, 0.5  # most return lost in the mean, least share of actions that stay
 RADIUS, LEVEL = 0.3, 2.0  # the planner's chance moves it about inside this ball
 WITHIN, STAGED = 0.05, 0.5  # of the bisection; what the rollout removes
 
@@ -85,7 +87,8 @@ def trials(keys: Sequence[tuple[Any, ...]], folder: Path) -> Iterator[dict[str, 
         parts = [[name for name in plan.remove if name not in latent], latent]
         stages = stages_by_groups(plan, find, parts)  # the latent state is frozen first
         few = [loses(agent, max(2, agent.budget.test // 4), confidence=0.95)]
-        done = rollout(agent.model, stages, wanted, quick=few, tune=agent.tuned)
+        free = [replace(metric, floor=None, confidence=None) if metric.name == "same action" else metric for metric in wanted]
+        done = rollout(agent.model, stages, free, quick=few, tune=agent.tuned)
         row["stages"] = [[stage.accepted, list(stage.last.reasons)] for stage in done.stages]
         done.undo()
         if fingerprint(agent.model) != before:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import agent
+import plots
 import pytest
 import safety
 import torch
@@ -50,13 +52,17 @@ def run(part: ModuleType, marker: str, folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, docs = run(agent, "agent", folder, monkeypatch)
-    assert [row["method"] for row in rows] == list(agent.METHODS)
-    for row in rows:
+    *cut, dense = rows
+    assert [row["method"] for row in rows] == [*agent.METHODS, "dense"]
+    for row in cut:
         assert abs(row["sparsity"] - row["rho"]) <= agent.QUICK.tolerance
         assert len(row["widths"]) == 12
         assert row["tuned"] != row["one_shot"]
-    assert len({row["dense"] for row in rows}) == 1
+        assert row["dense"] == dense["one_shot"]
     assert "| gradient | " in docs
+    (folder / "agent.jsonl").write_text("".join(json.dumps(row | {"quick": False}) + "\n" for row in rows))
+    plots.main(folder)
+    assert ElementTree.parse(folder / "agent.svg").getroot().tag.endswith("svg")
 
 
 def test_quick_safety(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
