@@ -253,11 +253,14 @@ def options(file: str, description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny agent, hardly trained: shows that all runs, says nothing")
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
+    parser.add_argument("--importances", nargs="*", default=None, choices=IMPORTANCES)
     parser.add_argument("--file", type=Path, default=ROOT / "bench" / "results" / file)
     parser.add_argument("--agents", type=Path, default=ROOT / "build" / "agents")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "coefficients.md")
     given = parser.parse_args()
     given.seeds = given.seeds or ([0] if given.quick else [0, 1, 2])
+    if given.importances is None:
+        given.importances = IMPORTANCES[: 1 if given.quick else None]
     torch.set_num_threads(1)
     return given
 
@@ -268,7 +271,7 @@ def main() -> None:
     budget = QUICK if given.quick else FULL
     wanted = [
         (seed, given.quick, kind, rho, method)
-        for kind in IMPORTANCES[: 1 if given.quick else None]
+        for kind in given.importances
         for seed in given.seeds
         for rho in budget.rhos
         for method in METHODS
