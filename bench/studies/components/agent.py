@@ -248,30 +248,35 @@ def _cost(found: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]], name: 
     return " ; ".join(f"{statistics.mean(row[key] for row in rows):.0f}" for key in ("evaluations", "seconds")) if rows else ""
 
 
-def options(file: str, description: str | None) -> argparse.Namespace:
+def arguments(file: str, description: str | None) -> argparse.ArgumentParser:
     """What both parts of the study take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny agent, hardly trained: shows that all runs, says nothing")
-    parser.add_argument("--seeds", type=int, nargs="+", default=None)
-    parser.add_argument("--importances", nargs="*", default=None, choices=IMPORTANCES)
+    parser.add_argument("--seeds", type=int, nargs="+", help="of agents; default 0 1 2, quick 0")
     parser.add_argument("--file", type=Path, default=ROOT / "bench" / "results" / file)
     parser.add_argument("--agents", type=Path, default=ROOT / "build" / "agents")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "coefficients.md")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, with seeds in any case; from here on, one thread."""
     given = parser.parse_args()
     given.seeds = given.seeds or ([0] if given.quick else [0, 1, 2])
-    if given.importances is None:
-        given.importances = IMPORTANCES[: 1 if given.quick else None]
     torch.set_num_threads(1)
     return given
 
 
 def main() -> None:
     """Runs what is missing, and writes the table."""
-    given = options("agent.jsonl", __doc__)
+    parser = arguments("agent.jsonl", __doc__)
+    parser.add_argument("--importances", nargs="*", choices=IMPORTANCES, help="default all, quick the first one")
+    given = parse(parser)
     budget = QUICK if given.quick else FULL
+    kinds = given.importances if given.importances is not None else IMPORTANCES[: 1 if given.quick else None]
     wanted = [
         (seed, given.quick, kind, rho, method)
-        for kind in given.importances
+        for kind in kinds
         for seed in given.seeds
         for rho in budget.rhos
         for method in METHODS

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agent import FULL, QUICK, TEST, Agent, decide, episodes, find, importance, options, same_action, solve
+from agent import FULL, QUICK, TEST, Agent, arguments, decide, episodes, find, importance, parse, same_action, solve
 from record import between, resume, table
 from tdmpc import observed, pendulum
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Runs what is missing, and writes the table."""
-    given = options("agent-safety.jsonl", __doc__)
+    given = parse(arguments("agent-safety.jsonl", __doc__))
     wanted = [(seed, given.quick, method) for seed in given.seeds for method in ("uniform", "gradient")]
     rows = resume(given.file, KEYS, wanted, partial(trials, folder=given.agents), part=2)
     given.docs.write_text(between(given.docs.read_text(), "agent-safety", summary(rows)))
