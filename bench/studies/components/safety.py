@@ -100,13 +100,18 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each agent and way to choose coefficients."""
     lines = []
     for row in sorted(rows, key=lambda row: (row["method"], row["seed"])):
-        stages = ["passed" if passed else "; ".join(reasons) for passed, reasons in row["stages"]]
+        stages = ["passed" if passed else f"failed by {', '.join(map(_name, reasons))}" for passed, reasons in row["stages"]]
         limit = "none" if row["limit"] is None else f"{row['limit']:.2f}"
         lines.append([row["method"], row["seed"], row["lyapunov"], limit, row["binding"] or "", ", then ".join(stages)])
     found = {method: [row["limit"] or 0.0 for row in rows if row["method"] == method] for method in {r["method"] for r in rows}}
     means = ", ".join(f"{method} {statistics.mean(limits):.2f}" for method, limits in sorted(found.items()))
     header = ["coefficients", "agent", "Lyapunov test", "largest rho accepted", "binds", f"rollout to {STAGED}: stages"]
     return f"Largest rho that passes, mean: {means}.\n\n" + table(header, lines)
+
+
+def _name(reason: str) -> str:
+    """The metric that a reason speaks of."""
+    return reason.partition(":")[0]
 
 
 def main() -> None:
