@@ -27,7 +27,7 @@ from pyprune_fast.graph import MaskedModel, Tie
 from pyprune_fast.slicing import Group, Plan, apply
 
 from .allocation import Target, lowest
-from .metrics import Metric, Table, evaluate
+from .metrics import Metric, Table, evaluate, sharing
 from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
 
@@ -265,7 +265,8 @@ class Problem:
         """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
         self.measured, self.history, self.points = {}, [], 0
         start = time.perf_counter()
-        search()
+        with sharing():
+            search()
         best = self.best()
         note: dict[str, str | int | float] = {
             "method": method,

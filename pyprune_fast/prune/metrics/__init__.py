@@ -14,6 +14,7 @@ from .metric import Measurement, Metric, Run, Surrogate
 from .reading import subset
 from .running import latency, macs, memory, size
 from .table import Table, evaluate, objective_and_floors
+from .together import shared, sharing
 
 __all__ = [
     "Estimate",
@@ -42,6 +43,8 @@ __all__ = [
     "psnr",
     "recall",
     "recall_at_false_alarms",
+    "shared",
+    "sharing",
     "similarity",
     "size",
     "ssim",
