@@ -137,9 +137,7 @@ def test_strides_and_several_axes() -> None:
     assert torch.equal(ops.masked_norm(big, mask, weight), wanted)
     strided = big.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     assert torch.equal(ops.masked_norm(strided, mask.T.contiguous().T, weight), wanted)
-    assert torch.equal(
-        ops.masked_norm(torch.cat([big, big])[::2], mask, weight), ops.masked_norm(big[::2].repeat(2, 1, 1), mask, weight)
-    )
+    assert torch.equal(ops.masked_norm(big[::2], mask, weight), wanted[::2])
     spread = mask[:, :1].expand(6, 10).detach().requires_grad_()
     ops.masked_norm(big.transpose(0, 1).transpose(0, 1), spread).sum().backward()
     assert spread.grad.shape == (6, 10)
