@@ -175,8 +175,8 @@ void count_weights(bool small) {
   count("take", std::ssize(out), [&] { cpu::take(weight, kept_rows, kept_columns, to, 1); });
 }
 
-void count_masked_norm(bool small) {
-  const int64_t N = small ? 8 : 128, C = 200;
+void count_masked_norm() {
+  const int64_t N = 128, C = 200;
   std::vector<float> x = activations(N * C), y(N * C), mask(C, 0.5f), sums(C), mean(N), variance(N);
   const TensorView rows = view(x, DType::float32, {N, C}), out = view(y, DType::float32, {N, C});
   const TensorView m = view(mask, DType::float32, {C}), dm = view(sums, DType::float32, {C});
@@ -210,6 +210,6 @@ int main(int argc, char** argv) {
   const bool small = !RUNNING_ON_VALGRIND;
   count_activations(small);
   count_weights(small);
-  count_masked_norm(small);
+  if (RUNNING_ON_VALGRIND) count_masked_norm();  // not recorded yet at the levels that are stepped through
   count_entropy(small);
 }

@@ -126,23 +126,27 @@ class _Shared:
         return None
 
     def keep(self, metric: Name, number: int, call: _Call) -> None:
-        """Puts a call in its place, if there is room for it; the one that was there is forgotten where it has no other."""
-        old = self._calls.get((metric, number))
-        if old is call:
+        """Puts a call in its place, if there is room for it."""
+        if self._calls.get((metric, number)) is call:
             return
-        if old is not None:
-            del self._calls[metric, number]
-            old.uses -= 1
-            if not old.uses:
-                self.bytes -= old.bytes
-                for x in old.made:
-                    self._known.pop(id(x.numbers), None)
+        self.forget(metric, number)
         if call.uses or self.room(call.bytes):
             self._calls[metric, number] = call
             if not call.uses:
                 self.bytes += call.bytes
                 self._known |= {id(x.numbers): x.version for x in call.made}
             call.uses += 1
+
+    def forget(self, metric: Name, number: int) -> None:
+        """Empties a place."""
+        call = self._calls.pop((metric, number), None)
+        if call is None:
+            return
+        call.uses -= 1
+        if not call.uses:
+            self.bytes -= call.bytes
+            for x in call.made:
+                self._known.pop(id(x.numbers), None)
 
     def room(self, size: int) -> bool:
         """Whether so many bytes more stay within the limit."""
@@ -179,12 +183,14 @@ class _Pass(TorchFunctionMode):
         leaves = list(_leaves([args, list(kwargs.items())]))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         known = by_content or all(self._shared.made(x) or self._holds(x) for x in tensors)
-        if not (known and _pure(func, args, kwargs) and _plain(tensors)):
-            return func(*args, **kwargs)
-        call = self._shared.look(self._metric, number, func, leaves, by_content)
+        call = None
+        able = known and _pure(func, args, kwargs) and _plain(tensors)
+        if able:
+            call = self._shared.look(self._metric, number, func, leaves, by_content)
         if call is None:
+            self._shared.forget(self._metric, number)  # its memory serves the new call
             size = sum(x.nbytes for x in tensors if not self._shared.made(x))
-            if not self._shared.room(size):
+            if not (able and self._shared.room(size)):
                 return func(*args, **kwargs)
             arguments = [self._argument(x) if isinstance(x, Tensor) else x for x in leaves]
             result = func(*args, **kwargs)
