@@ -176,7 +176,7 @@ def test_changes_that_versions_do_not_tell_are_seen() -> None:
 
 
 def test_chance_gradients_casts_and_foreign_tensors_run_as_ever() -> None:
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)).train()
     x, found = torch.randn(16, 4), []
 
     def drawn(net: nn.Module) -> float:

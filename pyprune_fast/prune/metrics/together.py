@@ -182,15 +182,15 @@ class _Pass(TorchFunctionMode):
         number, self._number = self._number, self._number + 1
         leaves = list(_leaves([args, list(kwargs.items())]))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        known = by_content or all(self._shared.made(x) or self._holds(x) for x in tensors)
-        call = None
-        able = known and _pure(func, args, kwargs) and _plain(tensors)
-        if able:
-            call = self._shared.look(self._metric, number, func, leaves, by_content)
+        able = _plain(tensors) and _pure(func, args, kwargs)
+        if not able or not (by_content or all(self._shared.made(x) or self._holds(x) for x in tensors)):
+            self._shared.forget(self._metric, number)
+            return func(*args, **kwargs)
+        call = self._shared.look(self._metric, number, func, leaves, by_content)
         if call is None:
             self._shared.forget(self._metric, number)  # its memory serves the new call
             size = sum(x.nbytes for x in tensors if not self._shared.made(x))
-            if not (able and self._shared.room(size)):
+            if not self._shared.room(size):
                 return func(*args, **kwargs)
             arguments = [self._argument(x) if isinstance(x, Tensor) else x for x in leaves]
             result = func(*args, **kwargs)
