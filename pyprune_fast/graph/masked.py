@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pyprune_fast import ops
 from pyprune_fast.slicing import Group, Member
 from pyprune_fast.slicing.places import held_tensors
 
@@ -260,23 +261,21 @@ class _Weighing(TorchFunctionMode):
 def _layer_norm(
     x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    dims = tuple(range(-len(shape), 0))
-    share = mask / mask.mean()
-    centred = x - (x * share).mean(dims, keepdim=True)
-    out = centred * ((centred * centred * share).mean(dims, keepdim=True) + eps).rsqrt()
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    weight, bias = (None if values is None else values.to(x.dtype) for values in (weight, bias))
+    return ops.masked_norm(x, _over(mask, shape), weight, bias, eps=eps)
 
 
 def _one_group(x: Tensor, mask: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     """A GroupNorm of one group: a LayerNorm over channels and sites, with a scale for each channel."""
-    out = _layer_norm(x, mask.expand(1, *x.shape[1:]), x.shape[1:], eps=eps)
+    out = _layer_norm(x, mask, x.shape[1:], eps=eps)
     out = out if weight is None else out * _along(x, 1, weight)
     return out if bias is None else out + _along(x, 1, bias)
 
 
 def _rms_norm(x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    dims = tuple(range(-len(shape), 0))
-    small = torch.finfo(x.dtype).eps if eps is None else eps
-    out = x * ((x * x * (mask / mask.mean())).mean(dims, keepdim=True) + small).rsqrt()
-    return out if weight is None else out * weight
+    return ops.masked_norm(x, _over(mask, shape), None if weight is None else weight.to(x.dtype), kind="rms", eps=eps)
+
+
+def _over(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """A mask over all of the axes that are normalised."""
+    return mask.reshape(mask.shape[-len(shape) :]).expand(*shape)

@@ -29,7 +29,7 @@ from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import Target, lowest
 from .budgets import Budgets
-from .metrics import Metric, Table, evaluate
+from .metrics import Metric, Table, evaluate, sharing
 from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
 from .timing import LatencyTable, Timing
@@ -332,9 +332,10 @@ class Problem:
         """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
         self.measured, self.history, self.points = {}, [], 0
         start = time.perf_counter()
-        if self.start is not None:
-            self.measure(self.repair(self.harden(self.start)))
-        search()
+        with sharing():
+            if self.start is not None:
+                self.measure(self.repair(self.harden(self.start)))
+            search()
         best = self.best()
         note: dict[str, str | int | float] = {
             "method": method,

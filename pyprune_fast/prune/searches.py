@@ -76,7 +76,7 @@ def grid(problem: Problem, *, levels: Sequence[float] = LEVELS, cap: int = 20_00
 
 def _feasible(problem: Problem, levels: Tensor, points: int, cap: int) -> Iterator[dict[str, int]]:
     K, seen = problem.coefficients, set()
-    powers = len(levels) ** torch.arange(K)
+    powers = len(levels) ** torch.arange(K - 1, -1, -1)  # the last group changes most often: `sharing` keeps the layers before
     for start in range(0, points, _CHUNK):
         number = torch.arange(start, min(start + _CHUNK, points))
         alpha = problem.bounded(levels[number[:, None] // powers % len(levels)][:, problem.keys])

@@ -15,6 +15,7 @@ from .people import preference, rating
 from .reading import subset
 from .running import latency, macs, memory, size
 from .table import Table, evaluate, objective_and_floors
+from .together import shared, sharing
 from .weighted import weighted
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "rating",
     "recall",
     "recall_at_false_alarms",
+    "shared",
+    "sharing",
     "similarity",
     "size",
     "ssim",

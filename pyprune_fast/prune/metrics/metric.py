@@ -19,6 +19,7 @@ from pyprune_fast._checks import check_choice, check_count, describe
 
 from ..tune import device_of
 from .estimate import Estimate, Mean, Number, Rate, Worst, plain_number, pooled
+from .together import measuring
 
 Direction = Literal["max", "min"]
 Run = Callable[[Any], Any]
@@ -145,7 +146,7 @@ class Metric:
         """
         found: list[Estimate] = []
         for repeat in range(self.repeats):
-            with seeded(self.seed + repeat, device_of(model)):
+            with seeded(self.seed + repeat, device_of(model)), measuring(self.name, repeat):
                 try:
                     result = self.measure(model)
                 except Exception as error:
