@@ -99,8 +99,8 @@ class GroupImportance(ABC):
         if last >= len(vector):
             raise RuntimeError(
                 f"{type(self).__name__}: group: wanted positions below {len(vector)}, all that the "
-                f"{describe_module(entry.module)} has, got {last}: a group from before the last cut? (update_regularizer() of "
-                "a pruner makes them anew)"
+                f"{describe_module(entry.module)} has, got {last}: a group from before the last cut (a pruner's "
+                "update_regularizer() makes them anew), or one that Torch-Pruning misread"
             )
         return vector[:count] if entry.positions is None else vector[torch.from_numpy(entry.positions).to(vector.device)]
 

@@ -132,7 +132,7 @@ class MagnitudeImportance(WeightImportance):
         Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017; Fang et al., DepGraph, CVPR 2023 (over a group).
 
     Example:
-        >>> import torch_pruning as tp
+        >>> import torch, torch_pruning as tp
         >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> pruner = tp.pruner.MagnitudePruner(
         ...     model, torch.zeros(1, 2), importance=MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=[model[2]])
@@ -175,7 +175,7 @@ class TaylorImportance(WeightImportance):
         Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, arXiv 1906.10771.
 
     Example:
-        >>> import torch_pruning as tp
+        >>> import torch, torch_pruning as tp
         >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> pruner = tp.pruner.MagnitudePruner(
         ...     model, torch.zeros(1, 2), importance=TaylorImportance(), pruning_ratio=0.5, ignored_layers=[model[2]])
