@@ -77,10 +77,10 @@ def step(
 
     Raises:
         RuntimeError: the pruner chose no channel: no steps left, or all groups are ignored, without scores or too small.
-        ValueError: what Torch-Pruning would cut wrongly, or in a way of the user's own: an LSTM, a layer with customized pruners,
-            a masked or parametrised weight, a tied weight cut on one side, unequal parts of groups or heads (give the
-            pruner `num_heads`), a model that would not run on `example_inputs`; and what `slicing.apply` refuses. Model and pruner
-            are then as before.
+        ValueError: what Torch-Pruning would cut wrongly, or in a way of the user's own: an LSTM, a layer with a customized
+            pruner, a masked or parametrised weight, a tied weight cut on one side, unequal parts of groups or of heads (give
+            the pruner `num_heads`); a model that would not run on `example_inputs`; and what `slicing.apply` refuses. Model and
+            pruner are then as before.
 
     Example:
         >>> import torch, torch_pruning as tp

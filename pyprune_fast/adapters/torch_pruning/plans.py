@@ -218,7 +218,7 @@ def from_history(history: Sequence[Any], model: nn.Module, example_inputs: Any, 
     """
     import torch_pruning
 
-    shadow = copy.deepcopy(model)
+    shadow, options = copy.deepcopy((model, options))  # parameters in the options are the copy's, too
     graph = torch_pruning.DependencyGraph().build_dependency(shadow, example_inputs, **options)
     composer = Composer(model, graph)
     for name, out, channels in history:
