@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from functools import partial
 
@@ -13,7 +12,7 @@ import torch_pruning as tp
 from sequence_nets import decoder
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from torch_pruning_nets import BASE, heads, net, pruner
+from torch_pruning_nets import net, pruner
 
 from pyprune_fast.adapters.torch_pruning import MagnitudeImportance, from_history, step
 from pyprune_fast.slicing import Plan, apply
@@ -67,15 +66,16 @@ def test_the_model_is_that_of_torch_pruning_bit_for_bit(name, ranking):
     check_equal(dense, ours)
 
 
+VIT = partial(net, "vit")
 WHOLE = {"prune_num_heads": True, "head_pruning_ratio": 0.5, "prune_head_dims": False}
 
 
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (partial(net, "vit"), {}),
-        (partial(net, "vit"), WHOLE),
-        (partial(net, "vit"), {**WHOLE, "global_pruning": True}),
+        (VIT, {}),
+        (VIT, WHOLE),
+        (VIT, {**WHOLE, "global_pruning": True}),
         (partial(net, "llama_8_8"), WHOLE),
         (lambda: (decoder("Llama", 8, 2, attn_implementation="eager").eval(), torch.arange(3, 15).reshape(2, 6)), WHOLE),
     ],
@@ -83,8 +83,6 @@ WHOLE = {"prune_num_heads": True, "head_pruning_ratio": 0.5, "prune_head_dims": 
 )
 def test_heads_go_and_attentions_know(make, options):
     """What Torch-Pruning leaves to the user, the numbers of heads that modules write down, is set: the model runs."""
-    if options and "prune_num_heads" not in inspect.signature(BASE).parameters:
-        options = {}
     ours, x = make()
     theirs = copy.deepcopy(ours)
     step(pruner(ours, x, MagnitudeImportance(), **options), example_inputs=x)
@@ -257,9 +255,3 @@ def test_histories_that_cannot_be_replayed_are_refused():
         from_history(cutter.pruning_history(), model, x)
     with pytest.raises(ValueError, match="wanted layers of the model, got 'nowhere'"):
         from_history([["nowhere", True, [0]]], model, x)
-
-
-def test_shared_defaults_of_torch_pruning_are_not_needed():
-    model, x = net("vit")
-    assert len(heads(model)) == 2
-    step(pruner(model, x, MagnitudeImportance()), example_inputs=x, undo=False)

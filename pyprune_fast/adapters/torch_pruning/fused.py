@@ -65,7 +65,7 @@ def step(
     state; attention modules that write their heads down (as those of transformers do) have them set.
 
     Args:
-        pruner: any pruner of Torch-Pruning 1.3.7 or later, at its next step.
+        pruner: any pruner of Torch-Pruning 1.4.1 or later, at its next step.
         example_inputs: what the model takes, as the pruner was given it: then a copy of the model, which shares its tensors, is
             cut and run first, in eval mode. Torch-Pruning cuts some models so that they cannot run.
         optimizer: one or several that shall go on with the cut parameters and their states.
@@ -94,6 +94,11 @@ def step(
         >>> model[2].in_features
         4
     """
+    if hasattr(pruner, "prune_local"):
+        raise ValueError(
+            "step: pruner: wanted one of Torch-Pruning 1.4.1 or later, got an earlier one, which scores groups anew after the "
+            "cut of others; its own step() takes our importances all the same"
+        )
     before = _State(pruner)
     try:
         groups = list(pruner.step(interactive=True))

@@ -219,6 +219,7 @@ def from_history(history: Sequence[Any], model: nn.Module, example_inputs: Any, 
     import torch_pruning
 
     shadow, options = copy.deepcopy((model, options))  # parameters in the options are the copy's, too
+    options.setdefault("ignored_params", [])  # 1.3.7 needs one
     graph = torch_pruning.DependencyGraph().build_dependency(shadow, example_inputs, **options)
     composer = Composer(model, graph)
     for name, out, channels in history:
