@@ -196,7 +196,6 @@ def activations(model: nn.Module, loader: Batches, repeats: int) -> Row:
             "seconds": seconds[name],
             "beyond the forward passes": seconds[name] - seconds["forward"],
             "lines": lines_of(name),
-            "peak": memory(partial(way, model, loader))["peak"],
             "channels": len(gone[name]),
         }
     row["forward seconds"] = seconds["forward"]
