@@ -38,4 +38,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints/ci.txt $(shell find csrc 
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch setuptools wheel pybind11
 	$(PIP) --no-build-isolation -e '.[test,lint]'
+	for version in 1.3.7 1.5.3; do \
+	  $(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/peers/torch-pruning-$$version torch-pruning==$$version || exit; \
+	done
 	touch $@
