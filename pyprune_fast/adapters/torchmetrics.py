@@ -1,6 +1,6 @@
 """torchmetrics: an estimator as a Metric, whose states are integer counts that are summed over batches and ranks.
 
-    from pyprune_fast.adapters.torchmetrics import EstimatorMetric
+from pyprune_fast.adapters.torchmetrics import EstimatorMetric
 """
 
 from __future__ import annotations

@@ -11,9 +11,21 @@ from torch.optim import Optimizer
 
 from pyprune_fast._checks import check_choice, check_count, describe
 from pyprune_fast.graph import find_groups
-from pyprune_fast.prune import Cost, Criterion, Metric, Target, Verdict, count_cost, gate, group_norms, group_scores, plan_for, score
+from pyprune_fast.prune import (
+    Cost,
+    Criterion,
+    Metric,
+    Target,
+    Verdict,
+    count_cost,
+    gate,
+    group_norms,
+    group_scores,
+    plan_for,
+    score,
+)
 from pyprune_fast.prune.allocation import Ranking
-from pyprune_fast.slicing import Cut, Group, Plan, apply
+from pyprune_fast.slicing import Group, Plan, apply
 
 Scorer = Callable[[nn.Module, Sequence[Group]], Mapping[str, Tensor]]
 Unit = Literal["epoch", "step"]
@@ -30,6 +42,20 @@ def by_criterion(criterion: Criterion, calibration: Iterable[Any]) -> Scorer:
         torch.Size([4])
     """
     return lambda model, groups: group_scores(groups, score(model, calibration, criterion).layers)
+
+
+def recut(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Cuts a dense model as a checkpoint's was, so that the checkpoint fits it; its weights do not matter.
+
+    Args:
+        model: the architecture of before the first cut.
+        state: what `Schedule.state` gave.
+
+    Raises:
+        ValueError: another architecture.
+    """
+    for text in state["plans"]:
+        apply(model, Plan.from_json(text), undo=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,8 @@ class Schedule:
         metrics: of the gate, at least one with a floor; empty: no gate, every cut stands.
         ranking, min_channels, round_to: as in `prune.plan_for`.
         ignore: modules whose outputs are not cut, as in `graph.find_groups`.
-        events: the cuts so far.
+        events: the cuts of this process, accepted or not.
+        plans: of the cuts that stand, in order: what `slicing.save_pruned` wants.
 
     Raises:
         TypeError, ValueError: a field of the wrong type or out of range.
@@ -96,7 +123,9 @@ class Schedule:
     round_to: int = 1
     ignore: Sequence[str] = ()
     events: list[Event] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
     _dense: float = 0.0
+    _done: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         check_choice("Schedule", "unit", self.unit, ("epoch", "step"))
@@ -106,14 +135,9 @@ class Schedule:
         if not self.at or self.at != sorted(set(self.at)):
             raise ValueError(f"Schedule: at: wanted at least one {self.unit}, ascending, each once, got {self.at}")
 
-    @property
-    def plans(self) -> list[Plan]:
-        """The plans of the cuts that stand, in order: what `slicing.save_pruned` wants."""
-        return [event.plan for event in self.events if event.accepted]
-
     def due(self, now: int) -> bool:
         """Whether a cut is due before epoch or step `now`; one that is missed is not made up for."""
-        return now in self.at and not any(event.at == now for event in self.events)
+        return now in self.at and now not in self._done
 
     def cut(self, model: nn.Module, now: int, optimizers: Sequence[Optimizer] = ()) -> Event:
         """Score, plan, cut and judge, in eval mode where that runs the model; its modes and its place in training stay.
@@ -134,17 +158,36 @@ class Schedule:
         before = self._measured(model, groups)
         self._dense = self._dense or before
         wanted = self.target.remove * (self.at.index(now) + 1) / len(self.at)  # of the dense model, from now on
-        target = Target(self.target.measure, min(max(0.0, 1 - (1 - wanted) * self._dense / before), 1 - 1e-9))
-        options = {"ranking": self.ranking, "min_channels": self.min_channels, "round_to": self.round_to}
+        target = Target(self.target.measure, max(0.0, 1 - (1 - wanted) * self._dense / before))
         plan = plan_for(
-            model, groups, self.scorer(model, groups), target=target, example_inputs=self.example, note={self.unit: now}, **options
+            model,
+            groups,
+            self.scorer(model, groups),
+            target=target,
+            example_inputs=self.example,
+            ranking=self.ranking,
+            min_channels=self.min_channels,
+            round_to=self.round_to,
+            note={self.unit: now},
         )
         cut = apply(model, plan, optimizer=list(optimizers) or None, undo=bool(self.metrics))
         verdict = gate(cut, self.metrics) if self.metrics else None
         removed = 1 - self._measured(model, groups if verdict and not verdict.accepted else None) / self._dense
         event = Event(now, plan, count_cost(model, self.example), removed, verdict)
         self.events.append(event)
+        self._done.add(now)
+        if event.accepted:
+            self.plans.append(plan)
         return event
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on: plain numbers and texts."""
+        return {"dense": self._dense, "done": sorted(self._done), "plans": [plan.to_json() for plan in self.plans]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` gave; the model is not touched, see `recut`."""
+        self._dense, self._done = float(state["dense"]), set(state["done"])
+        self.plans = [Plan.from_json(text) for text in state["plans"]]
 
     def _measured(self, model: nn.Module, groups: Sequence[Group] | None) -> float:
         """Channels that can be cut, parameters or macs."""
