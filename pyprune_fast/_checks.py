@@ -29,7 +29,8 @@ def describe(value: object) -> str:
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
     """The argument as a torch tensor that shares its memory: any DLPack exporter, or a buffer.
 
-    A NumPy array may be read-only: ops only read. Copied are only what torch or DLPack has no word for: negative strides, negative and conjugate views.
+    A NumPy array may be read-only: ops only read. Copied are only what torch or DLPack has no word for: negative strides,
+    negative and conjugate views.
     """
     if isinstance(value, Tensor):
         return value.detach().resolve_conj().resolve_neg()
