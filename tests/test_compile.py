@@ -50,6 +50,7 @@ def test_every_op_is_checked() -> None:
     assert not missing
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_a_watched_model_is_one_graph(backend: str) -> None:
     model = toy.model()
