@@ -54,7 +54,11 @@ def test_scores_are_registered_with_searched_widths() -> None:
     ("widths", "scores", "text"),
     [
         ({"of_0": Width(32), "of_3": Width(64)}, descending(), r"layer 0: wanted 32 scores, got \(64,\) float64"),
-        ({"of_0": Width(64), "of_3": Width(64)}, Scores({"0": -torch.ones(64)}, "test"), "layer 0: wanted scores of at least 0"),
+        (
+            {"of_0": Width(64), "of_3": Width(64)},
+            Scores({"0": -torch.ones(64)}, "test"),
+            "layer 0: wanted scores of at least 0",
+        ),
         ({"of_0": Width(64, False), "of_3": Width(64, False)}, descending(), "wanted one with searched widths"),
     ],
 )

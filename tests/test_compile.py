@@ -41,12 +41,16 @@ def watched(run: nn.Module, model: nn.Module, batches: list[tuple[Tensor, Tensor
 def test_every_op_is_checked() -> None:
     """Schema, shape rule and kernel agree: `opcheck` in each op's own test."""
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    names = {name.partition("::")[2].partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if "pyprune_fast::" in name}
+    names = {
+        name.partition("::")[2].partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if "pyprune_fast::" in name
+    }
     assert names == {
         "aura_counts", "entropy", "extremes", "information", "joint_counts", "norms", "pair_counts", "pair_information",
         "take", "take_all",
     }  # fmt: skip
-    missing = {name for name in names if f"opcheck(torch.ops.pyprune_fast.{name}" not in tests.replace("\n", "").replace(" ", "")}
+    missing = {
+        name for name in names if f"opcheck(torch.ops.pyprune_fast.{name}" not in tests.replace("\n", "").replace(" ", "")
+    }
     assert not missing
 
 

@@ -17,7 +17,9 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+import onnx.helper
 import onnx.numpy_helper
+import onnx.shape_inference
 import onnx.version_converter
 import torch
 from torch import nn
@@ -55,12 +57,12 @@ def load(path: str | os.PathLike[str]) -> GraphModule:
 
 
 def save(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a module as ONNX, in eval mode, with a first axis of any length where the model allows it.
+    """Writes a module as ONNX, in eval mode, for inputs of the example's shapes.
 
     Args:
         model: any module that torch.export takes, cut or not; its mode is restored.
         example: example inputs of forward: one tensor, or a tuple of them.
-        path: the file; weights of more than 2 GB go beside it.
+        path: the file, weights inside; up to 2 GB.
 
     Raises:
         Whatever torch.export raises for models that it cannot take.
@@ -76,13 +78,23 @@ def save(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in the words of OPSET at most, and without a flag of Reshape where it means nothing: in a shape without 0."""
+    """The model in the words of OPSET at most, and with reshapes that say what they mean.
+
+    Exporters write flatten(1) as a Reshape to the numbers of the example: that fixes the batch size and the channels. A flag of
+    Reshape that matters for shapes with a 0 only is left out for others.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info]
+    first = {value.name: value.type.tensor_type.shape.dim[:1] for value in values}
     constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Reshape" and 0 not in constants.get(node.input[1], [0]):
-            flags = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(flags)
+        if node.op_type != "Reshape" or 0 in (shape := constants.get(node.input[1], [0])):
+            continue
+        del node.attribute[:]
+        if len(shape) == 2 and any(extent.dim_value == shape[0] for extent in first.get(node.input[0], ())):
+            node.op_type = "Flatten"
+            del node.input[1]
+            node.attribute.append(onnx.helper.make_attribute("axis", 1))
     version = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return model if version <= OPSET else onnx.version_converter.convert_version(model, OPSET)
 
