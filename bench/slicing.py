@@ -5,9 +5,10 @@
 ResNet-50, ViT-B/16, BERT-base, GPT-2 and a Llama of 1.2 G parameters in bfloat16, untrained. Half the channels of every group
 go, those of least squared norm over all the weights that the group touches. Phases: find_groups; scores by `norms`, each weight
 read once for both sides; plan; cut. Torch-Pruning's: dependency graph; its scores of the same groups; its pruning of the same
-channels. Where it gets through, both must leave the same model, bit for bit. Wall clock, the second smallest of several runs,
-contestants in turn, each run on a fresh copy of the model. Bytes copied are those of all results that torch operations made;
-peak memory is the resident set beyond that before, in a run of its own.
+channels. Where it gets through, both must leave the same model, bit for bit. Beside it, what its users write: BasePruner with
+half of every group's channels, and one step, which finds and scores the groups itself. Wall clock, the second smallest of
+several runs, contestants in turn, each run on a fresh copy of the model. Bytes copied are those of all results that torch
+operations made; peak memory is the resident set beyond that before, in a run of its own.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyprune_fast import ops
 from pyprune_fast.graph import find_groups
+from pyprune_fast.prune import group_norms
 from pyprune_fast.slicing import Group, Plan, apply
 
 hf: Any = transformers  # its configurations take what they like
@@ -70,21 +71,6 @@ def models(quick: bool) -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
     return makers
 
 
-def magnitudes(model: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Sum of squares of all weights that each channel of a group owns; each weight is read once, for both its axes."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
-    touched = {m.tensor for g in groups for m in g.members if m.tensor in weights and m.dim < 2}
-    sums = {name: ops.norms(weights[name], 2) for name in touched}
-    scores = {}
-    for group in groups:
-        score = torch.zeros(group.channels)
-        for m in group.members:
-            if m.tensor in sums and m.dim < 2:
-                score += sums[m.tensor][m.dim].as_strided((group.channels, m.block), (m.step, 1), m.offset).sum(1)
-        scores[group.name] = score
-    return scores
-
-
 def planned(model: nn.Module, groups: Sequence[Group], scores: Mapping[str, Tensor]) -> Plan:
     """The lower half of each group's channels."""
     lower = {g.name: scores[g.name].topk(g.channels // 2, largest=False).indices.tolist() for g in groups}
@@ -102,7 +88,7 @@ def ours(model: nn.Module, example: Any, undo: bool = False) -> tuple[Times, Pla
     """All of it, phase by phase."""
     phases: Times = {}
     groups = timed(phases, "group", lambda: [g for g in find_groups(model, example) if not g.fixed])
-    scores = timed(phases, "score", lambda: magnitudes(model, groups))
+    scores = timed(phases, "score", lambda: group_norms(model, groups))
     plan = timed(phases, "plan", lambda: planned(model, groups, scores))
     timed(phases, "cut", lambda: apply(model, plan, undo=undo))
     return phases, plan
@@ -130,6 +116,24 @@ def theirs(model: nn.Module, example: Any, plan: Plan) -> Times:
             _their_group(graph, modules, group, plan.remove[group.name]).prune()
 
     timed(phases, "cut", prune)
+    return phases
+
+
+def their_pruner(model: nn.Module, example: Any) -> Times:
+    """Torch-Pruning as its users call it: channels of its own choice, half of every group that is not the output."""
+    phases: Times = {}
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    outputs = [module for name, module in model.named_modules() if name in ("fc", "classifier")]
+
+    def build() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch_pruning.pruner.BasePruner(
+                model, example, importance=importance, pruning_ratio=0.5, ignored_layers=outputs
+            )
+
+    pruner = timed(phases, "group", build)
+    timed(phases, "score and cut", pruner.step)
     return phases
 
 
@@ -217,6 +221,7 @@ def measure(name: str, make: Callable[[], tuple[nn.Module, Any]], repeats: int) 
         differ = [n for (n, a), b in zip(pruned.named_parameters(), cut.parameters(), strict=True) if not torch.equal(a, b)]
         row["torch_pruning"] = f"other weights in {len(differ)} tensors" if differ else "the same model"
         runs["torch_pruning"] = lambda: theirs(copy.deepcopy(model), example, plan)
+        runs["torch_pruning, BasePruner"] = lambda: their_pruner(copy.deepcopy(model), example)
     except Exception as error:  # its limits are a result
         row["torch_pruning"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
     times: dict[str, dict[str, list[float]]] = {}
@@ -264,9 +269,11 @@ def line_of(row: Row) -> str:
     if "torch_pruning" not in seconds:
         return f"{text}  Torch-Pruning: {row['torch_pruning']}"
     ratios = {phase: seconds["torch_pruning"][phase] / seconds["ours"][phase] for phase in ("group", "score", "cut")}
-    whole = sum(seconds["torch_pruning"].values()) / sum(seconds["ours"].values())
+    whole, pruner = (
+        sum(seconds[f"torch_pruning{who}"].values()) / sum(seconds["ours"].values()) for who in ("", ", BasePruner")
+    )
     each = ", ".join(f"{phase} {ratio:.1f}" for phase, ratio in ratios.items())
-    return f"{text}  Torch-Pruning ({row['torch_pruning']}), times ours: {whole:.1f} in all ({each})"
+    return f"{text}  Torch-Pruning ({row['torch_pruning']}), times ours: {whole:.1f} in all ({each}), BasePruner {pruner:.1f}"
 
 
 def main() -> None:

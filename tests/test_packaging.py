@@ -24,8 +24,8 @@ def test_wheel_from_sdist_works(tmp_path: Path) -> None:
 
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as files:
-        wanted = {"pyprune_fast/py.typed", "pyprune_fast/report/report.html.j2", "pyprune_fast/jit/csrc/aura_kernels.cuh"}
-        assert wanted <= set(files.namelist())
+        wanted = {"py.typed", "report/style.css.j2", "demo/template.txt", "jit/csrc/aura_kernels.cuh"}
+        assert {f"pyprune_fast/{name}" for name in wanted} <= set(files.namelist())
         assert [Path(name).name.split(".")[0] for name in files.namelist() if name.endswith(".so")] == ["_cpu"]
         files.extractall(site)
     code = (

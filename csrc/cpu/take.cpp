@@ -12,6 +12,7 @@
 
 #include "copy.h"
 #include "kernels.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace ppf::cpu {
@@ -116,6 +117,7 @@ void take(const TensorView& x, const std::optional<TensorView>& rows, const std:
               out.numel() * out.item_bytes == I * J * item,
           "out: wanted shape (I, J, rest of x), x's dtype, contiguous, writable");
   if (I * J * item == 0) return;
+  advise_huge_pages(out.data, I * J * item);
 
   // Columns of a word are gathered, and so are elements that lie apart (channels_last); what is dense is copied in
   // runs.

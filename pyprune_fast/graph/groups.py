@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -190,8 +189,7 @@ def _proven(
     model: nn.Module, groups: list[Group], entries: Mapping[str, EntryPoint], trace: Trace, proof: Proof
 ) -> list[Group]:
     trial = Trial(model, entries, trace)
-    for seed in range(2):
-        groups = settle(groups, partial(trial.shapes_differ, seed=seed))
+    groups = settle(groups, trial.shapes_differ)
     bare = any(p.device.type == "meta" for p in model.parameters())
     if proof == "values" and bare:
         raise ValueError("find_groups: proof: wanted 'shapes' for a model on the meta device, got 'values'")

@@ -271,13 +271,13 @@ def _computed_tensors(model: nn.Module) -> Mapping[str, str]:
     reasons = {}
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        for name, _ in module.named_parameters(prefix="", recurse=True):
-            if name.startswith("parametrizations."):
-                target = name.split(".")[1]
-                reasons[f"{dot}{name}"] = f"{dot}{target} is computed: parametrised, or under a pruning mask"
-            elif name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in module._buffers:
-                target = name.removesuffix("_orig")
-                reasons[f"{dot}{name}"] = f"{dot}{target} is computed: parametrised, or under a pruning mask"
+        targets = {name: name.removesuffix("_orig") for name in module._parameters if name.endswith("_orig")}
+        computed = {name: target for name, target in targets.items() if f"{target}_mask" in module._buffers}
+        if parametrizations := module._modules.get("parametrizations"):
+            names = [name for name, _ in parametrizations.named_parameters()]
+            computed |= {f"parametrizations.{name}": name.split(".")[0] for name in names}
+        for name, target in computed.items():
+            reasons[f"{dot}{name}"] = f"{dot}{target} is computed: parametrised, or under a pruning mask"
     return reasons
 
 

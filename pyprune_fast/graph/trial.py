@@ -7,9 +7,10 @@ in a forward method. So all groups are cut by some on a copy, and all entry poin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from torch.utils import _pytree as pytree
 from pyprune_fast.slicing import Group, Member, Plan, apply
 
 from .axes import Axis, layout
-from .copies import copy_model, meta_copy, tensors_in
+from .copies import copy_model, tensors_in
 from .entries import EntryPoint, Tie, Trace, inputs_of, read_entries, run_entries, without_numbers
 from .masked import MaskedModel, variable
 
 Failure = Callable[[Sequence[Group]], str]
+Some = Mapping[str, Sequence[int]]  # channels that are cut, by their group's name
 Gone = Mapping[int, Sequence[int]]  # channels that are cut, by the identity of their variable
 
 
@@ -66,32 +68,29 @@ class Trial:
         self._devices = {t.device for t in model.parameters()}
 
     @cached_property
-    def _bare(self) -> nn.Module:
-        """A copy without numbers, if the model runs without."""
-        return meta_copy(self._model) if self._trace.meta else copy_model(self._model, lambda name, tensor: tensor.detach())
-
-    @cached_property
     def _lively(self) -> nn.Module:
         """A copy with random weights, by a fixed seed: in a trained model a zero may hide a mistake."""
         generator = torch.Generator().manual_seed(0)
         return copy_model(self._model, lambda name, tensor: _randomised(name, tensor, generator))
 
-    def shapes_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+    def shapes_differ(self, groups: Sequence[Group]) -> str:
         """Cuts some of each group's channels; tells why the outputs are not of the shapes that remain."""
-        got, why = self._cut(self._bare, groups, seed, lambda x: tuple(x.shape), meta=self._trace.meta)
-        gone = self._gone(groups, seed)
+        some = _some(groups)
+        gone = self._gone(groups, some)
+        got, why = self._cut(self._trace.model, groups, some, gone, lambda x: tuple(x.shape), meta=self._trace.meta)
         wanted = {
             name: [tuple(len(_kept(axis, gone)) for axis in axes) for axes in outputs]
             for name, outputs in self._trace.outputs.items()
         }
         return why or ("" if got == wanted else "cutting it would change more than its own channels of an output")
 
-    def values_differ(self, groups: Sequence[Group], seed: int = 0) -> str:
+    def values_differ(self, groups: Sequence[Group]) -> str:
         """Cuts some of each group's channels; tells why the result is not the masked model's."""
-        gone = self._gone(groups, seed)
+        some = _some(groups)
+        gone = self._gone(groups, some)
         device = next(iter(self._devices))
         masks = {group.name: torch.ones(group.channels, device=device) for group in groups}
-        for name, channels in _some(groups, seed).items():
+        for name, channels in some.items():
             masks[name][list(channels)] = 0
         masked = MaskedModel.of(self._lively, groups, self._entries, self._trace)
         wanted: dict[str, list[Tensor]] = {}
@@ -101,23 +100,21 @@ class Trial:
             except RuntimeError as error:  # a forward method that goes another way with numbers than without
                 return f"there is no masked model to compare with: {_first_line(error)}"
             wanted[name] = [_narrow(x, own, gone) for x, own in zip(found, axes, strict=True)]
-        got, why = self._cut(self._lively, groups, seed, Tensor.clone, meta=False)
+        got, why = self._cut(self._lively, groups, some, gone, Tensor.clone, meta=False)
         if why:
             return why
         pairs = [pair for name in wanted for pair in zip(got[name], wanted[name], strict=True)]
         return "" if all(_close(*pair) for pair in pairs) else "cutting it would change what the remaining channels compute"
 
-    def _gone(self, groups: Sequence[Group], seed: int) -> Gone:
-        cut = _some(groups, seed)
-        return {id(variable(self._trace, group)): cut[group.name] for group in groups}
+    def _gone(self, groups: Sequence[Group], some: Some) -> Gone:
+        return {id(variable(self._trace, group)): some[group.name] for group in groups}
 
     def _cut(
-        self, copy: nn.Module, groups: Sequence[Group], seed: int, read: Callable[[Tensor], Any], meta: bool
+        self, copy: nn.Module, groups: Sequence[Group], some: Some, gone: Gone, read: Callable[[Tensor], Any], meta: bool
     ) -> tuple[dict[str, list[Any]], str]:
         """Runs all entry points on the cut copy: what is read of their outputs, and why they do not run."""
-        gone = self._gone(groups, seed)
         try:
-            cut = apply(copy, Plan.of(copy, groups, _some(groups, seed)))
+            cut = apply(copy, Plan.of(copy, groups, some))
         except ValueError as error:
             return {}, f"it cannot be cut: {_first_line(error)}"
         got: dict[str, list[Any]] = {}
@@ -169,16 +166,21 @@ def verify(model: nn.Module, groups: Sequence[Group], inputs: Any, *, ties: Iter
     return settle(groups, Trial(model, entries, run_entries(model, entries, ties)).values_differ)
 
 
-def _some(groups: Sequence[Group], seed: int = 0) -> dict[str, tuple[int, ...]]:
-    """Some of each group's channels by a seed: between one and all but one.
+def _some(groups: Sequence[Group]) -> Some:
+    """Some of each group's channels by a fixed seed: between one and all but one.
 
-    Not the same share of each: where two groups have to shrink together, equal shares would hide it.
+    Not the same share of each: where two groups have to shrink together, equal shares would hide it. So groups of one width
+    lose different numbers, as long as there are any left.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
+    counts: dict[int, Iterator[int]] = {}
     chosen = {}
     for group in groups:
-        count = int(torch.randint(1, group.channels, (), generator=generator))
-        chosen[group.name] = tuple(sorted(torch.randperm(group.channels, generator=generator)[:count].tolist()))
+        width = group.channels
+        if width not in counts:
+            counts[width] = cycle((torch.randperm(width - 1, generator=generator) + 1).tolist())
+        gone = torch.randperm(width, generator=generator)[: next(counts[width])]
+        chosen[group.name] = tuple(sorted(gone.tolist()))
     return chosen
 
 

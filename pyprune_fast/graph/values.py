@@ -6,6 +6,7 @@ from constants alone is computed besides, on the CPU, as long as it is small; ac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ class Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
         asks = func.overloadpacket.__name__ in _ASKING
         if known and tensors and asks:
             return func(*_values(args), **_values(kwargs))
-        out = _batch_norm(func, args) or func(*args, **kwargs)
+        shape_of = _SHAPES.get(func)
+        out = shape_of(*args, **kwargs) if shape_of else None
+        if out is None:
+            out = func(*args, **kwargs)
         results = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
         if func._schema.is_mutable and not known:
             for x in results:
@@ -42,11 +46,49 @@ class Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _batch_norm(func: Any, args: Any) -> tuple[Tensor, ...] | None:
-    """The shapes of a BatchNorm in eval mode: torch itself finds them by a decomposition that takes most of a run's time."""
-    if func is torch.ops.aten.native_batch_norm.default and args[0].is_meta and not args[5]:
-        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-    return None
+# Shapes of operations that torch itself finds by decompositions, which take most of a run's time. None leaves it to torch:
+# other devices, other variants, and whatever does not fit, which torch refuses in its own words.
+
+
+def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any) -> Any:
+    return (_like(x), x.new_empty(0), x.new_empty(0)) if x.is_meta and not training else None
+
+
+def _layer_norm(x: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:
+    outer, inner = x.shape[: -len(shape)], x.shape[-len(shape) :]
+    fits = x.is_meta and list(inner) == list(shape) and all(t is None or t.shape == inner for t in (weight, bias))
+    statistics = (*outer, *(1 for _ in shape))
+    return (x.new_empty(x.shape), x.new_empty(statistics), x.new_empty(statistics)) if fits else None
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Tensor | None:
+    fits = a.is_meta and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
+    return a.new_empty(a.shape[0], b.shape[1]) if fits and a.dtype == b.dtype == bias.dtype else None
+
+
+def _elementwise(x: Tensor, other: Any = None, **variant: Any) -> Tensor | None:
+    alike = isinstance(other, Tensor) and (other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device)
+    plain = x.dtype.is_floating_point and (other is None or alike or isinstance(other, int | float))
+    return _like(x) if x.is_meta and plain else None
+
+
+def _softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
+    return _like(x) if x.is_meta and dtype is None else None
+
+
+def _like(x: Tensor) -> Tensor:
+    return x.new_empty_strided(x.shape, x.stride())
+
+
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+    torch.ops.aten.addmm.default: _addmm,
+    torch.ops.aten.gelu.default: _elementwise,
+    torch.ops.aten.add.Tensor: _elementwise,
+    torch.ops.aten.mul.Scalar: _elementwise,
+    torch.ops.aten._safe_softmax.default: _softmax,
+}
 
 
 def give_values(tree: Any, values: Any) -> None:
