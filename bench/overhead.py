@@ -63,7 +63,10 @@ def main() -> None:
 
     model, batch, labels = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), torch.rand(8, 2, 16, 16), torch.arange(8) % 2
     print("\na watched model, microseconds a batch")
-    compiled = {"not compiled": model, "inductor": torch.compile(model, fullgraph=True)}
+    compiled: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "not compiled": model,
+        "inductor": torch.compile(model, fullgraph=True),
+    }
     for name, run in compiled.items():
         with torch.no_grad(), observe(model, {"1": ChannelInformation(levels, num_classes=2)}, labels=labels):
             print(f"{name:14} {microseconds(functools.partial(run, batch)):6.1f}")
