@@ -233,7 +233,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"Dense agents: {dense}."]
     for kind, found in cells.items():
         rhos = sorted({rho for _, rho in found})
-        lines = [[name, *(_cell(found[name, rho]) for rho in rhos), _cost(found, name)] for name in METHODS]
+        run = [name for name in METHODS if any((name, rho) in found for rho in rhos)]
+        lines = [[name, *(_cell(found[name, rho]) for rho in rhos), _cost(found, name)] for name in run]
         header = ["method", *(f"rho {rho}" for rho in rhos), "candidates measured; seconds"]
         parts.append(f"**{kind}**\n\n" + table(header, lines))
     return "\n\n".join(parts)
