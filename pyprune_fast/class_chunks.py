@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ._checks import check_count
 from .estimators import ChunkedInformation, Estimator, LabelInformation
+from .inputs import chosen
 from .observe import named
 from .ops._common import classes as checked_labels
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
+Batches = Iterable[tuple[Any, Tensor | None]]
 
 
 class ClassChunks:
@@ -43,7 +44,7 @@ class ClassChunks:
             raise ValueError("class_chunk: wanted num_classes, since the model's output is not (N, K), got None")
         self._classes = classes
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
         """The images of each chunk after the other, with labels that count from the chunk's first class."""
         for low in range(0, self._classes, self._size):
             high = min(low + self._size, self._classes)
@@ -54,7 +55,7 @@ class ClassChunks:
                 mine = (labels >= low) & (labels < high)
                 if count := int(mine.sum()):
                     self.images += count
-                    yield inputs[mine], labels[mine] - low
+                    yield chosen(inputs, mine), labels[mine] - low
             for layer, observer in self.observers.items():
                 named(layer, self.informations[layer].add, observer)
         for observer in self.observers.values():

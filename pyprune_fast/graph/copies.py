@@ -53,18 +53,6 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy_model(model, lambda name, tensor: torch.empty_like(tensor, device="meta", requires_grad=False))
 
 
-def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Reads example inputs as call arguments: a tensor is one, a mapping holds keywords, a sequence positional ones."""
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    got = type(example_inputs).__name__
-    raise TypeError(f"example_inputs: wanted a tensor, a tuple of arguments or a mapping of keywords, got {got}")
-
-
 def on_meta(tree: Any) -> Any:
     """Moves every tensor of a nested structure to the meta device."""
     return pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), tree)

@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyprune_fast.graph.copies import arguments, copy_model, meta_copy, on_meta
+from pyprune_fast.graph.copies import copy_model, meta_copy, on_meta
+from pyprune_fast.inputs import arguments
 from pyprune_fast.slicing import Plan, apply
 
 
