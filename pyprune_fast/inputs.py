@@ -1,8 +1,9 @@
-"""What a model is called with: one tensor, or a mapping of keyword arguments, as tokenizers give them."""
+"""What a model is called with: one tensor, or a mapping of keyword arguments, as tokenizers give them, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,26 @@ from torch.utils import _pytree as pytree
 MASK = "attention_mask"  # the keyword under which models of tokens take (N, T), 0 for padding
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Positional and keyword arguments of one call, and the mask of tokens that go with them."""
+
+    positional: tuple[Any, ...]
+    keywords: dict[str, Any]
+    mask: Tensor | None = None
+
+
+pytree.register_pytree_node(
+    Inputs,
+    lambda x: ([x.positional, x.keywords, x.mask], None),
+    lambda parts, _: Inputs(*parts),
+)
+
+
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Reads example inputs as call arguments: a tensor is one, a mapping holds keywords, a sequence positional ones."""
+    if isinstance(example_inputs, Inputs):
+        return example_inputs.positional, example_inputs.keywords
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
@@ -54,5 +73,5 @@ def _mapped(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
 
 def mask_of(inputs: Any) -> Tensor | None:
     """The (N, T) mask among a mapping's inputs that says which tokens are no padding; None without one."""
-    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+    mask = inputs.mask if isinstance(inputs, Inputs) else inputs.get(MASK) if isinstance(inputs, Mapping) else None
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None

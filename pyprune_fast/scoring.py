@@ -19,7 +19,7 @@ from .anytime import GROUPS, Anytime, checked_settings
 from .class_chunks import ClassChunks, check_class_chunk, check_memory
 from .distributed import Group, agree, all_merge, each, first_batches, first_example, merge_calibrations
 from .estimators import AuraInformation, ChunkedInformation, Estimator, LevelCalibration
-from .inputs import call, chosen, images_of, mask_of, moved
+from .inputs import Inputs, call, chosen, images_of, mask_of, moved
 from .observe import Observation, Observer, Tap, eval_mode, find_taps, is_linear, named, observe
 from .parallel import Turns, state_facts, unwrapped, whole
 from .tokens import Lattice
@@ -329,7 +329,7 @@ class _Batches:
         for batch in self._iterator:
             parts = list(batch) if isinstance(batch, tuple | list) else [batch]
             inputs, labels = (*parts, None, None)[:2]
-            if not isinstance(inputs, Tensor | Mapping) or not (labels is None or isinstance(labels, Tensor)):
+            if not isinstance(inputs, Tensor | Mapping | Inputs) or not (labels is None or isinstance(labels, Tensor)):
                 wanted = "batches (inputs, labels) of tensors"
                 raise TypeError(f"score_model: loader: wanted {wanted}, got {describe(batch)}")
             if self._needs_labels and labels is None:

@@ -71,9 +71,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for entry in value:
             yield from tensors_in(entry)
-    elif hasattr(value, "__dict__") and not _is_cache(value):
+    elif hasattr(value, "__dict__") and not is_cache(value):
         yield from tensors_in(vars(value))
 
 
-def _is_cache(value: Any) -> bool:
+def is_cache(value: Any) -> bool:
+    """Tells whether it is a cache of keys and values of transformers."""
     return any(kind.__name__ == "Cache" and kind.__module__.startswith("transformers.") for kind in type(value).__mro__)
