@@ -102,6 +102,16 @@ def named(layer: str, call: Callable[..., Result], *arguments: Any) -> Result:
         raise type(error)(f"layer {layer}: {error}") from error
 
 
+def is_activation(module: nn.Module) -> bool:
+    """Whether it is an activation of torch or of transformers, which has its own classes for GELU and others."""
+    return isinstance(module, _ACTIVATIONS) or type(module).__module__ == "transformers.activations"
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm."""
+    return isinstance(module, _NORMS)
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether it is a linear layer, the Conv1D of transformers (weight transposed) included."""
     return isinstance(layer, nn.Linear) or (type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"))
@@ -209,14 +219,14 @@ class _Calls:
     def __getitem__(self, index: int) -> _Call:
         return self._calls[index]
 
-    def followed(self, index: int, kinds: tuple[type[nn.Module], ...]) -> int | None:
-        """The first later call of a module of these kinds, called once, that takes this call's output as it is."""
+    def followed(self, index: int, wanted: Callable[[nn.Module], bool]) -> int | None:
+        """The first later call of a module that is wanted, called once, that takes this call's output as it is."""
         output = self._calls[index].output
         for later in range(index + 1, len(self._calls)):
             call = self._calls[later]
             if call.input is not output:
                 continue
-            if isinstance(call.module, kinds) and self._times[call.name] == 1:
+            if wanted(call.module) and self._times[call.name] == 1:
                 return later
             if call.output is output:  # changed in place: what comes later sees another map
                 return None
@@ -248,9 +258,9 @@ def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "
     for index in calls.of_layers:
         reached = index
         if tap == "activation":
-            norm = calls.followed(index, _NORMS)
+            norm = calls.followed(index, is_norm)
             reached = index if norm is None else norm
-            activation = calls.followed(reached, _ACTIVATIONS)
+            activation = calls.followed(reached, is_activation)
             reached = reached if activation is None else activation
         taps[calls[index].name] = calls[reached].name
     return taps
@@ -274,9 +284,9 @@ def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any, *, after_ac
     calls = _Calls(model, layers, inputs)
     norms = {}
     for index in calls.of_layers:
-        norm = calls.followed(index, _NORMS)
-        if norm is None and after_activation and (activation := calls.followed(index, _ACTIVATIONS)) is not None:
-            norm = calls.followed(activation, _NORMS)
+        norm = calls.followed(index, is_norm)
+        if norm is None and after_activation and (activation := calls.followed(index, is_activation)) is not None:
+            norm = calls.followed(activation, is_norm)
         if norm is not None:
             norms[calls[index].name] = calls[norm].name
     return norms

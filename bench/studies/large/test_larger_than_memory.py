@@ -8,11 +8,12 @@ from pathlib import Path
 
 import larger_than_memory as study
 import pytest
+import record
 
 
 def test_a_model_is_scored_and_cut_in_less_memory_than_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The study itself fails if all weights fit, if a cut tensor differs, or if the cut model does not run."""
-    root = study.ROOT
+    root = record.ROOT
     monkeypatch.setenv("PYTHONPATH", f"{root}:{root / 'bench'}:{root / 'bench/studies'}")
     monkeypatch.setattr(sys, "argv", ["study", "--quick", "--json", str(tmp_path / "out.json")])
     study.main()
