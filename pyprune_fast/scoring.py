@@ -171,7 +171,7 @@ def score_model(
     num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
     if group is not None:
         agree("score_model", state_facts(model), group)
-    criteria, axes = _criteria(model, layers, criterion, example, lattice)
+    criteria, axes = criteria_of(model, layers, criterion, example, lattice)
     taps = find_taps(model, list(criteria), example, tap)
 
     with eval_mode(model):
@@ -285,7 +285,7 @@ def by_output(layer: nn.Module, weight: Any) -> Tensor:
     return weight  # type: ignore[no-any-return]
 
 
-def _criteria(
+def criteria_of(
     model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Any, lattice: Lattice | None
 ) -> tuple[dict[str, Estimator], dict[str, int]]:
     """The criterion of each layer to score, or what takes its place where maps have one site; the maps' spatial axes."""
