@@ -13,7 +13,7 @@ Bytes of a rank, exact:
                  and the buffer
     sample       4 C S of every scored layer: what levels come from
 
-Bytes through a rank, without the agreement's 64 bytes a question:
+Bytes through a rank, without what ranks agree on first (64 bytes a question, 72 a layer):
 
     passes       fsdp: a pass receives (W - 1) ceil(rows / W) rows of each parameter of the units; three are made with one
                  image before the first batch. Those of the root are received once. tensor: colwise layers that are scored

@@ -184,7 +184,6 @@ def study(path: Path, quick: bool) -> Iterator[dict[str, Any]]:
     data, dense, steps = Data(quick), minilm.network(), 3 if quick else 100
     about = {"machine": where_and_when(), "text": python_docs.fingerprint(), "steps": steps}
     groups = [g for g in find_groups(dense, data.everyday) if not g.fixed and any(p in g.name for p in PARTS.values())]
-    groups = [group for group in groups if group.channels in (12, 1536)]
     before, everyday = vectors(dense, data.held_out), vectors(dense, data.everyday)
     targets, scores = None, dict[str, dict[str, Tensor]]()
     for case, criterion in itertools.product([TUNED] if quick else CASES, CRITERIA):

@@ -10,6 +10,7 @@ from .dense import agreement, flips, latent_drift, linear_cka, neighbor_overlap
 from .episodes import episode_return
 from .estimate import Estimate, Mean, Number, Rate, Worst
 from .images import psnr, similarity, ssim
+from .language import perplexity
 from .metric import Measurement, Metric, Run, Surrogate
 from .reading import subset
 from .running import latency, macs, memory, size
@@ -39,6 +40,7 @@ __all__ = [
     "memory",
     "neighbor_overlap",
     "objective_and_floors",
+    "perplexity",
     "psnr",
     "recall",
     "recall_at_false_alarms",
