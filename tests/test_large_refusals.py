@@ -144,7 +144,7 @@ def test_files_of_another_model(tmp_path):
     with pytest.raises(TypeError, match=r"^cut_files: source: wanted TensorFiles, got OrderedDict"):
         cut_files(model, plan, state, tmp_path / "cut")
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(ValueError, match=r"^Stream: blocks: wanted names of the model's modules, got 'layers'$"):
+    with pytest.raises(ValueError, match=r"^blocks: wanted names of the model's modules, got 'layers'$"):
         Stream(model, TensorFiles(tmp_path), "layers")
     with pytest.raises(ValueError, match=r"^Stream: blocks: wanted the names of blocks, got none$"):
         Stream(model, TensorFiles(tmp_path), [])

@@ -8,7 +8,8 @@ plan   = Plan.of(model, groups, allocate(groups, group_scores(groups, scores.lay
 cut_files(model, plan, files, "pruned/")
 """
 
+from .depth import block_influence, drop_blocks
 from .files import TensorFiles, cut_files
 from .stream import Stream, weightless
 
-__all__ = ["Stream", "TensorFiles", "cut_files", "weightless"]
+__all__ = ["Stream", "TensorFiles", "block_influence", "cut_files", "drop_blocks", "weightless"]

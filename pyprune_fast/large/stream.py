@@ -96,12 +96,12 @@ class Stream:
         spill: str | Path | None = None,
     ) -> None:
         if isinstance(blocks, str):
-            blocks = [f"{blocks}.{name}" for name, _ in _submodule(model, blocks).named_children()]
+            blocks = [f"{blocks}.{name}" for name, _ in submodule(model, blocks).named_children()]
         if not blocks:
             raise ValueError("Stream: blocks: wanted the names of blocks, got none")
         self.model, self.files, self.device = model, files, torch.device(device)
         self.blocks = list(blocks)
-        self._modules = [_submodule(model, name) for name in self.blocks]
+        self._modules = [submodule(model, name) for name in self.blocks]
         self._spill = None if spill is None else Path(spill)
         tensors, _ = held_tensors(model)
         self._names: dict[int, str] = {}
@@ -131,7 +131,7 @@ class Stream:
             for block, name, own in zip(self._modules, self.blocks, calls, strict=True):
                 with self._loaded(name, block):
                     for number, inputs in enumerate(own):
-                        hidden.put(number, _only(name, call(block, _with_first(inputs, hidden.pop(number)))))
+                        hidden.put(number, only_output(name, call(block, _with_first(inputs, hidden.pop(number)))))
             with self._outside() as stubs:
                 for number, inputs in enumerate(batches):
                     stubs.last = hidden.pop(number)
@@ -202,7 +202,7 @@ class Stream:
                     call(self.model, inputs)
                 if (called := [name for name, _ in stubs.calls]) != self.blocks:
                     raise ValueError(f"Stream: blocks: wanted calls of {self.blocks} in this order, got {called}")
-                hidden.put(number, _first(stubs.calls[0][1]))
+                hidden.put(number, first_argument(stubs.calls[0][1]))
                 for own, (_, given) in zip(calls, stubs.calls, strict=True):
                     own.append(replace(_with_first(given, None), mask=mask_of(inputs)))
         return calls
@@ -274,7 +274,7 @@ class _Stubs:
     def _stub(self, name: str, block: nn.Module, last: bool) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             inputs = Inputs(args, kwargs)
-            first = _first(inputs)
+            first = first_argument(inputs)
             if self.calls and self.last is None and first is not self._given:
                 raise ValueError(f"Stream: block {name}: wanted the output of {self.calls[-1][0]} as it is, got something else")
             _check_independent(name, inputs)
@@ -289,7 +289,7 @@ class _Stubs:
                         self._outputs[key] = meta_copy(block)(*positional, **keywords)
                 finally:
                     block.__dict__["forward"] = forward
-            shape = _only(name, self._outputs[key])
+            shape = only_output(name, self._outputs[key])
             if last and self.last is None:
                 raise _AllBlocksCalled
             self._given = (
@@ -300,18 +300,19 @@ class _Stubs:
         return forward
 
 
-def _submodule(model: nn.Module, name: str) -> nn.Module:
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name, or ValueError."""
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"Stream: blocks: wanted names of the model's modules, got {name!r}") from None
+        raise ValueError(f"blocks: wanted names of the model's modules, got {name!r}") from None
 
 
 def _place(inputs: Inputs) -> int | str:
     return 0 if inputs.positional else next(iter(inputs.keywords))
 
 
-def _first(inputs: Inputs) -> Tensor:
+def first_argument(inputs: Inputs) -> Tensor:
     """The first argument, which is what the block before gave."""
     place = _place(inputs)
     value = inputs.positional[0] if place == 0 else inputs.keywords[str(place)]
@@ -326,7 +327,7 @@ def _with_first(inputs: Inputs, value: Tensor | None) -> Inputs:
     return replace(inputs, keywords=inputs.keywords | {str(place): value})
 
 
-def _only(name: str, output: Any) -> Tensor:
+def only_output(name: str, output: Any) -> Tensor:
     """The one tensor of a block's output."""
     leaves = [leaf for leaf in pytree.tree_leaves(output) if leaf is not None]
     if len(leaves) != 1 or not isinstance(leaves[0], Tensor):
@@ -339,7 +340,7 @@ def _check_independent(name: str, inputs: Inputs) -> None:
     leaves = pytree.tree_leaves((inputs.positional, inputs.keywords))
     if any(is_cache(leaf) for leaf in leaves):
         raise ValueError(f"Stream: block {name}: wanted a call without a cache of keys and values (use_cache=False), got one")
-    first = _first(inputs)
+    first = first_argument(inputs)
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf is not first and leaf.is_floating_point() and bool(leaf.isnan().any()):
             raise ValueError(f"Stream: block {name}: wanted arguments that depend on no other block, got one with NaN")
@@ -355,7 +356,7 @@ def _keeping(name: str, block: nn.Module, hidden: Hidden) -> Iterator[None]:
     """While this runs, what the block gives for a tensor of `hidden` is kept in its place, whenever it was run on it."""
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        hidden.follow(_first(Inputs(args, kwargs)), _only(name, output))
+        hidden.follow(first_argument(Inputs(args, kwargs)), only_output(name, output))
 
     handle = block.register_forward_hook(keep, with_kwargs=True)
     try:

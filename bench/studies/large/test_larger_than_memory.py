@@ -9,6 +9,7 @@ from pathlib import Path
 import larger_than_memory as study
 import pytest
 import record
+import tables
 
 
 def test_a_model_is_scored_and_cut_in_less_memory_than_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,3 +25,8 @@ def test_a_model_is_scored_and_cut_in_less_memory_than_it_takes(monkeypatch: pyt
     assert limited["all_weights_at_once"].split(":")[0] in ("MemoryError", "RuntimeError")
     assert checked["groups_cut"] == 2 * study.QUICK["num_hidden_layers"]
     assert checked["bytes_after"] < 0.8 * checked["bytes_before"]
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    for page, text in tables.pages().items():
+        assert page.read_text() == text, f"{page.name}: run bench/studies/large/tables.py"
