@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._checks import check_count
 from .estimators import ChunkedInformation, Estimator, LabelInformation
-from .inputs import chosen
+from .inputs import chosen, tensors_of
 from .observe import named
 from .ops._common import classes as checked_labels
 
@@ -51,7 +51,7 @@ class ClassChunks:
             for observer in self.observers.values():
                 observer.reset().num_classes = high - low
             for inputs, given in self._read():
-                labels = cast(Tensor, checked_labels("class_chunk", inputs, given, self._classes, None)[0])
+                labels = cast(Tensor, checked_labels("class_chunk", tensors_of(inputs)[0], given, self._classes, None)[0])
                 mine = (labels >= low) & (labels < high)
                 if count := int(mine.sum()):
                     self.images += count

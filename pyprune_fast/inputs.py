@@ -49,10 +49,15 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(*positional, **keywords)
 
 
+def tensors_of(inputs: Any) -> list[Tensor]:
+    """The tensors among the arguments, scalars left out, in their order; the first has one row an image."""
+    leaves = pytree.tree_leaves(list(inputs.values()) if isinstance(inputs, Mapping) else inputs)
+    return [x for x in leaves if isinstance(x, Tensor) and x.ndim]
+
+
 def images_of(inputs: Any) -> int:
     """How many images (sequences, examples) there are: the first extent of the first tensor; 0 without a tensor."""
-    leaves = pytree.tree_leaves(list(inputs.values()) if isinstance(inputs, Mapping) else inputs)
-    return next((x.shape[0] for x in leaves if isinstance(x, Tensor) and x.ndim), 0)
+    return next((x.shape[0] for x in tensors_of(inputs)), 0)
 
 
 def moved(inputs: Any, device: torch.device | str) -> Any:

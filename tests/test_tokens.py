@@ -8,7 +8,18 @@ from oracle import aura_counts as oracle_aura
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyprune_fast import AuraEntropy, AuraInformation, ChannelInformation, Lattice, Levels, observe, score_model
+from pyprune_fast import (
+    AuraEntropy,
+    AuraInformation,
+    ChannelInformation,
+    Lattice,
+    Levels,
+    observe,
+    score_model,
+    score_random,
+    score_weights,
+)
+from pyprune_fast.baselines import score_fisher
 from pyprune_fast.graph import find_groups
 from pyprune_fast.prune.allocation import allocate, group_scores
 from pyprune_fast.slicing import Plan, apply
@@ -214,3 +225,28 @@ def test_the_transposed_layers_of_gpt2():
     heads = next(row for name, row in of_groups.items() if "c_attn" in name)
     assert torch.allclose(heads, scores["transformer.h.0.attn.c_attn"].view(3, 4, 8).mean((0, 2)))
     assert torch.equal(of_groups["transformer.h.0.mlp.c_fc"], scores["transformer.h.0.mlp.c_fc"])
+
+
+def test_classes_in_chunks_of_padded_sequences():
+    generator = torch.Generator().manual_seed(4)
+    ids, lengths = torch.randint(0, 11, (24, 6), generator=generator), torch.randint(2, 7, (24,), generator=generator)
+    mask, labels = torch.arange(6) < lengths[:, None], torch.arange(24) % 3
+    parts = zip(ids.split(8), mask.split(8), labels.split(8), strict=True)
+    batches = [({"input_ids": i, "attention_mask": m}, k) for i, m, k in parts]
+    given = {"criterion": AuraInformation(num_classes=3), "lattice": Lattice(), "num_levels": 4}
+    whole, chunks = (score_model(Tagger(), batches, class_chunk=chunk, **given).layers for chunk in (None, 2))
+    assert all(torch.allclose(chunks[layer], scores) for layer, scores in whole.items())
+
+
+def test_transposed_layers_are_scored_as_linear_ones():
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    transposed = nn.Sequential(Conv1D(5, 3), nn.ReLU(), nn.Flatten(), Conv1D(2, 20))
+    plain = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 2))
+    plain.load_state_dict({name: x.t() if x.ndim == 2 else x for name, x in transposed.state_dict().items()})
+    batches = [(torch.randn(6, 4, 3), torch.arange(6) % 2)]
+    for score in (score_weights, score_random, lambda model: score_fisher(model, batches)):
+        one, other = score(transposed).layers, score(plain).layers
+        assert one.keys() == other.keys()
+        assert all(torch.allclose(one[name], row) for name, row in other.items())
