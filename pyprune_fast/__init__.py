@@ -17,6 +17,7 @@ from .levels import Levels
 from .observe import observe
 from .scoring import Scores, score_model, score_random, score_weights
 from .suggest import LevelSuggestion, suggest_levels
+from .tokens import Lattice
 
 __all__ = [
     "AuraEntropy",
@@ -24,6 +25,7 @@ __all__ = [
     "ChannelInformation",
     "ChunkedInformation",
     "Estimator",
+    "Lattice",
     "LevelCalibration",
     "LevelSuggestion",
     "Levels",

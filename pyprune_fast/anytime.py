@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ._checks import describe
 from .estimators import Estimator
+from .inputs import images_of
 from .observe import named
 
 GROUPS = 8
@@ -74,7 +75,7 @@ class Anytime:
             for observer in self.observers.values():
                 observer.turn = self._read % GROUPS
             yield batch
-            self._sizes[self._read % GROUPS] += len(batch[0])
+            self._sizes[self._read % GROUPS] += images_of(batch[0])
             self._read += 1
             start = time.perf_counter()
             if len(self._classes) < self._wanted_classes:
@@ -137,6 +138,7 @@ class Dealt:
         assert estimator.levels is not None
         self.groups = [estimator.with_levels(estimator.levels) for _ in range(GROUPS)]
         self.turn = 0
+        self.needs_pairs = estimator.needs_pairs
 
     def update(self, x: Any, labels: Any = None) -> None:
         """Give a batch to the group whose turn it is."""

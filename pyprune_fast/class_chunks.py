@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ._checks import check_count
 from .estimators import ChunkedInformation, Estimator, LabelInformation
+from .inputs import chosen, tensors_of
 from .observe import named
 from .ops._common import classes as checked_labels
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
+Batches = Iterable[tuple[Any, Tensor | None]]
 
 
 class ClassChunks:
@@ -43,18 +44,18 @@ class ClassChunks:
             raise ValueError("class_chunk: wanted num_classes, since the model's output is not (N, K), got None")
         self._classes = classes
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
         """The images of each chunk after the other, with labels that count from the chunk's first class."""
         for low in range(0, self._classes, self._size):
             high = min(low + self._size, self._classes)
             for observer in self.observers.values():
                 observer.reset().num_classes = high - low
             for inputs, given in self._read():
-                labels = cast(Tensor, checked_labels("class_chunk", inputs, given, self._classes, None)[0])
+                labels = cast(Tensor, checked_labels("class_chunk", tensors_of(inputs)[0], given, self._classes, None)[0])
                 mine = (labels >= low) & (labels < high)
                 if count := int(mine.sum()):
                     self.images += count
-                    yield inputs[mine], labels[mine] - low
+                    yield chosen(inputs, mine), labels[mine] - low
             for layer, observer in self.observers.items():
                 named(layer, self.informations[layer].add, observer)
         for observer in self.observers.values():

@@ -22,6 +22,7 @@ from ._checks import check_count
 from .distributed import first_rank_first, launched, place
 from .estimators import ESTIMATORS, AuraEntropy, AuraInformation
 from .levels import MAX_LEVELS
+from .planned import add_dry_run
 from .watch import add_commands
 
 QUICK_STEPS, QUICK_BATCHES = 60, 16
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--no-progress", action="store_true", help="no progress bar")
 
     add_commands(commands)
+    add_dry_run(commands)
 
     info = commands.add_parser("info", help="what was built and what works here")
     info.set_defaults(run=_info)

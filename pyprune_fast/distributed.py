@@ -34,6 +34,7 @@ from ._checks import describe
 from .estimators import Estimator, LevelCalibration
 from .estimators.calibration import Seen, dealt, shortened
 from .fingerprint import fingerprint_tensors
+from .inputs import moved
 from .levels import Levels
 
 Group = dist.ProcessGroup
@@ -354,13 +355,13 @@ def first_batches(
     return first, more
 
 
-def first_example(own: Tensor | None, group: Group | None) -> Tensor | None:
+def first_example(own: Any, group: Group | None) -> Any:
     """The own example of the first rank that has one, on the CPU for all the others; None if no rank has one."""
     has = each(own is not None, group)
     if group is None or not any(has):
         return own
     source = has.index(1)
-    parcel = [None if own is None else own.cpu()]
+    parcel = [None if own is None else moved(own, "cpu")]
     dist.broadcast_object_list(parcel, _global_rank(source, group), group)
     return own if dist.get_rank(group) == source else parcel[0]
 

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import check_choice, describe
+from .estimators import LevelCalibration
+from .inputs import call
 from .parallel import whole_output
+from .tokens import Lattice, Run, runs_of, without_padding
 
 Tap = Literal["activation", "layer"]
 Result = TypeVar("Result")
@@ -36,12 +39,46 @@ class Observer(Protocol):
         """Take one batch."""
 
 
-@dataclass
 class Observation:
-    """What `observe` yields. Set `labels` before each forward pass; `seconds` is the time in the observers, unless compiled."""
+    """What `observe` yields. Set `labels` and `mask` before each forward pass.
 
-    labels: Tensor | None = None
-    seconds: float = 0.0
+    Attributes:
+        labels: (N,) labels of the batch, or None.
+        mask: (N, T), zero for tokens that are padding, or None. These are not counted in outputs (N, T, C) of linear layers.
+        seconds: time spent in the observers, unless compiled.
+    """
+
+    def __init__(self, labels: Tensor | None = None) -> None:
+        self.labels = labels
+        self.mask = None
+        self.seconds = 0.0
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask of the batch."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        self._mask = mask
+        self._runs: list[Run] | None = None if mask is None else runs_of(mask)  # once a batch, for all layers
+
+    def pieces(self, x: Tensor, lattice: Lattice, observer: Observer) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The tokens (N, T, C) of a batch as the observer is to see them, with their labels.
+
+        Raises:
+            ValueError: a lattice or a mask that does not fit.
+        """
+        if self._mask is not None and self._mask.shape != x.shape[:2]:
+            raise ValueError(f"wanted {tuple(self._mask.shape)} tokens as in the mask, got {describe(x)}")
+        if self._runs is not None and isinstance(observer, LevelCalibration):
+            # It samples each batch evenly, and sees no neighbours.
+            yield without_padding(x, self._mask, lattice.skip), None
+            return
+        for sequences, piece in lattice.pieces(x, self._runs):
+            # A token without neighbours holds no pairs.
+            if piece.shape[2:].numel() > 1 or not getattr(observer, "needs_pairs", False):
+                yield piece, None if self.labels is None else self.labels[sequences]
 
 
 @contextmanager
@@ -65,9 +102,19 @@ def named(layer: str, call: Callable[..., Result], *arguments: Any) -> Result:
         raise type(error)(f"layer {layer}: {error}") from error
 
 
-def channels_second(layer: nn.Module, x: Tensor) -> Tensor:
-    """A view (N, C, spatial...) of a layer's map. Linear layers keep channels last: (N, T, C) tokens become (N, C, T)."""
-    return x.movedim(-1, 1) if isinstance(layer, nn.Linear) and x.ndim >= 3 else x
+def is_activation(module: nn.Module) -> bool:
+    """Whether it is an activation of torch or of transformers, which has its own classes for GELU and others."""
+    return isinstance(module, _ACTIVATIONS) or type(module).__module__ == "transformers.activations"
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm."""
+    return isinstance(module, _NORMS)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, the Conv1D of transformers (weight transposed) included."""
+    return isinstance(layer, nn.Linear) or (type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"))
 
 
 def _now() -> float:
@@ -82,8 +129,11 @@ def observe(
     *,
     labels: Tensor | None = None,
     taps: Mapping[str, str] | None = None,
+    lattice: Lattice | None = None,
 ) -> Iterator[Observation]:
     """Feed the outputs of layers to observers while the block runs.
+
+    Observers get (N, C, spatial...). Linear layers keep channels last: (N, T, C) become (N, C, T), as views.
 
     Args:
         model: any module; its mode, parameters and other hooks are left alone. torch.compile traces the hooks along, without a
@@ -92,6 +142,7 @@ def observe(
             among ranks are brought together first, a collective: all its ranks observe it, in the same order.
         labels: (N,) labels of the batch that will be run; or set `.labels` on the yielded object before each batch.
         taps: layer name -> name of the module whose output is taken instead of the layer's own; see find_taps.
+        lattice: how the tokens of linear layers lie, outputs (N, T, C); default a line.
 
     Yields:
         Observation.
@@ -112,10 +163,16 @@ def observe(
     """
     modules = dict(model.named_modules())
     observation = Observation(labels)
+    lattice = Lattice() if lattice is None else lattice
 
     def watch(layer: str, observer: Observer) -> Any:
         def take(scored: nn.Module, output: Tensor) -> None:
-            observer.update(channels_second(scored, whole_output(scored, output)), observation.labels)
+            x = whole_output(scored, output)
+            if is_linear(scored) and x.ndim == 3:
+                for piece, own in observation.pieces(x, lattice, observer):
+                    observer.update(piece, own)
+            else:
+                observer.update(x.movedim(-1, 1) if is_linear(scored) and x.ndim > 3 else x, observation.labels)
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             start = _now()
@@ -161,21 +218,21 @@ class _Calls:
                 if name in layers or not any(module.children()):
                     stack.callback(module.register_forward_hook(record(name)).remove)
             with eval_mode(model):
-                model(inputs)
+                call(model, inputs)
         self._times = Counter(call.name for call in self._calls)
         self.of_layers = [index for index, call in enumerate(self._calls) if call.name in layers]
 
     def __getitem__(self, index: int) -> _Call:
         return self._calls[index]
 
-    def followed(self, index: int, kinds: tuple[type[nn.Module], ...]) -> int | None:
-        """The first later call of a module of these kinds, called once, that takes this call's output as it is."""
+    def followed(self, index: int, wanted: Callable[[nn.Module], bool]) -> int | None:
+        """The first later call of a module that is wanted, called once, that takes this call's output as it is."""
         output = self._calls[index].output
         for later in range(index + 1, len(self._calls)):
             call = self._calls[later]
             if call.input is not output:
                 continue
-            if isinstance(call.module, kinds) and self._times[call.name] == 1:
+            if wanted(call.module) and self._times[call.name] == 1:
                 return later
             if call.output is output:  # changed in place: what comes later sees another map
                 return None
@@ -207,9 +264,9 @@ def find_taps(model: nn.Module, layers: Sequence[str], inputs: Any, tap: Tap = "
     for index in calls.of_layers:
         reached = index
         if tap == "activation":
-            norm = calls.followed(index, _NORMS)
+            norm = calls.followed(index, is_norm)
             reached = index if norm is None else norm
-            activation = calls.followed(reached, _ACTIVATIONS)
+            activation = calls.followed(reached, is_activation)
             reached = reached if activation is None else activation
         taps[calls[index].name] = calls[reached].name
     return taps
@@ -233,9 +290,9 @@ def find_norms(model: nn.Module, layers: Sequence[str], inputs: Any, *, after_ac
     calls = _Calls(model, layers, inputs)
     norms = {}
     for index in calls.of_layers:
-        norm = calls.followed(index, _NORMS)
-        if norm is None and after_activation and (activation := calls.followed(index, _ACTIVATIONS)) is not None:
-            norm = calls.followed(activation, _NORMS)
+        norm = calls.followed(index, is_norm)
+        if norm is None and after_activation and (activation := calls.followed(index, is_activation)) is not None:
+            norm = calls.followed(activation, is_norm)
         if norm is not None:
             norms[calls[index].name] = calls[norm].name
     return norms

@@ -19,8 +19,10 @@ from .anytime import GROUPS, Anytime, checked_settings
 from .class_chunks import ClassChunks, check_class_chunk, check_memory
 from .distributed import Group, agree, all_merge, each, first_batches, first_example, merge_calibrations
 from .estimators import AuraInformation, ChunkedInformation, Estimator, LevelCalibration
-from .observe import Observation, Observer, Tap, eval_mode, find_taps, named, observe
+from .inputs import Inputs, call, chosen, images_of, mask_of, moved
+from .observe import Observation, Observer, Tap, eval_mode, find_taps, is_linear, named, observe
 from .parallel import Turns, state_facts, unwrapped, whole
+from .tokens import Lattice
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -70,6 +72,7 @@ def score_model(
     *,
     layers: Sequence[str] | None = None,
     tap: Tap = "activation",
+    lattice: Lattice | None = None,
     num_levels: int | None = None,
     calibration_images: int = 512,
     zero_bin: bool = True,
@@ -90,6 +93,9 @@ def score_model(
     rank i % W (W ranks), levels and counts are those of that process bit for bit, if the model's outputs are; otherwise the
     levels come from other images, those that stand first in that order.
 
+    Linear layers of models of tokens give (N, T, C): tokens are sites, on a line or as `lattice` says, and are read in place.
+    Where the inputs hold an "attention_mask" (N, T), padding is not counted, and tokens across it are no neighbours.
+
     With `confidence` the pass ends once it is settled which channels of each layer fall below the cut; see Anytime. The scores
     are those of a plain pass over the images read. The images must come in random order.
 
@@ -97,12 +103,13 @@ def score_model(
         model: any module that takes a batch of inputs. One in DistributedDataParallel or torch.compile's wrapper is scored by
             the names it has inside, uncompiled; FSDP2 (fully_shard) and tensor-parallel models as the plain model is.
         loader: an iterable of (inputs, labels) batches, read once (but see class_chunk); labels (N,) integers. Criteria without
-            labels also take batches that are just inputs.
+            labels also take batches that are just inputs. Inputs are a tensor, or a mapping of keyword arguments.
         criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's
             output (N, K).
         layers: names of the layers to score; default all convolutions, and linear layers where the criterion needs no
-            neighbouring sites. Maps of one site are scored by `criterion.without_pairs()`.
+            neighbouring sites or a lattice is given. Maps of one site are scored by `criterion.without_pairs()`.
         tap: where a layer's channels are seen, "activation" or "layer"; see find_taps.
+        lattice: how tokens lie; see Lattice. Lattice() is a line, Lattice((14, 14), skip=1) patches after a class token.
         num_levels: L; default 16, or 8 for maps of 4 sites or fewer.
         calibration_images: how many images fix the levels.
         zero_bin: see Levels.quantiles.
@@ -151,21 +158,24 @@ def score_model(
     length = operator.length_hint(loader, -1)  # -1 where it does not say
     wrapped, model = model, unwrapped(model)
     batches = _Batches(model, loader, criterion.needs_labels)
-    first, read = first_batches(iter(batches), lambda batch: len(batch[0]), calibration_images, group)
-    example = first_example(next((inputs[:1] for inputs, _ in first if len(inputs)), None), group)
+    first, read = first_batches(iter(batches), lambda batch: images_of(batch[0]), calibration_images, group)
+    example = first_example(next((chosen(x, slice(1)) for x, _ in first if images_of(x)), None), group)
     if example is None:
         raise ValueError("score_model: loader: wanted at least one image, got none")
-    example = example.to(batches.device)
+    example = moved(example, batches.device)
     with eval_mode(wrapped):
-        output = (model if group is None else wrapped)(example)  # a pass gives DistributedDataParallel's ranks equal buffers
+        output = call(
+            model if group is None else wrapped, example
+        )  # a pass gives DistributedDataParallel's ranks equal buffers
+    output = getattr(output, "logits", output)
     num_classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
     if group is not None:
         agree("score_model", state_facts(model), group)
-    criteria, axes = _criteria(model, layers, criterion, example)
+    criteria, axes = criteria_of(model, layers, criterion, example, lattice)
     taps = find_taps(model, list(criteria), example, tap)
 
     with eval_mode(model):
-        run = functools.partial(_run, model, taps=taps, turns=Turns(model, group), example=example)
+        run = functools.partial(_run, model, taps=taps, turns=Turns(model, group), example=example, lattice=lattice)
         calibrations = {layer: LevelCalibration(num_levels, zero_bin=zero_bin) for layer in taps}
         forward, observation = run(first, calibrations)
         calibrations = calibrations if group is None else merge_calibrations(calibrations, group)
@@ -250,15 +260,14 @@ def score_random(model: nn.Module, seed: int = 0, *, layers: Sequence[str] | Non
     model, scores = unwrapped(model), {}
     for name in weighted_layers(model, layers):
         layer = model.get_submodule(name)
-        channels = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
-        scores[name] = torch.rand(channels, generator=generator, dtype=torch.float64)  # type: ignore[arg-type]
+        channels = next(getattr(layer, width) for width in ("out_channels", "out_features", "nf") if hasattr(layer, width))
+        scores[name] = torch.rand(channels, generator=generator, dtype=torch.float64)
     return Scores(scores, "random")
 
 
 def weighted_layers(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     """The named layers, checked; by default all convolutions and linear layers."""
-    kinds = (*CONVOLUTIONS, nn.Linear)
-    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    names = [name for name, module in model.named_modules() if isinstance(module, CONVOLUTIONS) or is_linear(module)]
     if layers is None:
         return names
     if unknown := [name for name in layers if name not in names]:
@@ -271,11 +280,13 @@ def by_output(layer: nn.Module, weight: Any) -> Tensor:
     weight = whole(weight)
     if isinstance(layer, CONVOLUTIONS) and layer.transposed:  # (in, out / groups, ...)
         weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    elif not isinstance(layer, (*CONVOLUTIONS, nn.Linear)):  # the Conv1D of transformers: (in, out)
+        weight = weight.t()
     return weight  # type: ignore[no-any-return]
 
 
-def _criteria(
-    model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Tensor
+def criteria_of(
+    model: nn.Module, layers: Sequence[str] | None, criterion: Estimator, example: Any, lattice: Lattice | None
 ) -> tuple[dict[str, Estimator], dict[str, int]]:
     """The criterion of each layer to score, or what takes its place where maps have one site; the maps' spatial axes."""
     sites: dict[str, int] = {}
@@ -289,12 +300,12 @@ def _criteria(
             sites[self.name], axes[self.name] = x.shape[2:].numel(), x.ndim - 2
 
     names = weighted_layers(model, layers)
-    with eval_mode(model), observe(model, {name: Sites(name) for name in names}):
-        model(example)
+    with eval_mode(model), observe(model, {name: Sites(name) for name in names}, lattice=lattice):
+        call(model, example)
     criteria: dict[str, Estimator] = {}
     for name in names:
         chosen = criterion if sites.get(name, 0) > 1 else criterion.without_pairs()
-        by_default = isinstance(model.get_submodule(name), CONVOLUTIONS) or not criterion.needs_pairs
+        by_default = isinstance(model.get_submodule(name), CONVOLUTIONS) or not criterion.needs_pairs or lattice is not None
         if name in sites and chosen is not None and (layers is not None or by_default):
             criteria[name] = chosen
         elif layers is not None:
@@ -314,38 +325,40 @@ class _Batches:
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.images = 0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor | None]]:
         for batch in self._iterator:
             parts = list(batch) if isinstance(batch, tuple | list) else [batch]
             inputs, labels = (*parts, None, None)[:2]
-            if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
-                raise TypeError(f"score_model: loader: wanted batches (inputs, labels) of tensors, got {describe(batch)}")
+            if not isinstance(inputs, Tensor | Mapping | Inputs) or not (labels is None or isinstance(labels, Tensor)):
+                wanted = "batches (inputs, labels) of tensors"
+                raise TypeError(f"score_model: loader: wanted {wanted}, got {describe(batch)}")
             if self._needs_labels and labels is None:
                 raise ValueError("score_model: loader: wanted batches (inputs, labels), since the criterion needs labels")
-            self.images += inputs.shape[0]
-            yield inputs.to(self.device), None if labels is None else labels.to(self.device)
+            self.images += images_of(inputs)
+            yield moved(inputs, self.device), None if labels is None else labels.to(self.device)
 
 
 def _run(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor | None]],
+    batches: Iterable[tuple[Any, Tensor | None]],
     observers: Mapping[str, Observer],
     *,
     taps: Mapping[str, str],
     turns: Turns,
-    example: Tensor,
+    example: Any,
+    lattice: Lattice | None,
     bar: str | None = None,
 ) -> tuple[float, Observation]:
     """Forward passes with observers at the taps: seconds of the passes themselves, and the observation."""
     from tqdm import tqdm
 
     seconds = 0.0
-    with observe(model, observers, taps=taps) as observation:
+    with observe(model, observers, taps=taps, lattice=lattice) as observation:
         for inputs, labels in tqdm(batches, desc=bar, unit="batch", disable=bar is None):
             turns.take()
-            observation.labels = labels
+            observation.labels, observation.mask = labels, mask_of(inputs)
             start = time.perf_counter()
-            model(inputs)
+            call(model, inputs)
             seconds += time.perf_counter() - start
-    turns.finish(lambda: model(example))
+    turns.finish(lambda: call(model, example))
     return seconds - observation.seconds, observation

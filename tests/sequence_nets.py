@@ -178,7 +178,7 @@ def decoder(family, heads, kv_heads, **options):
     sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 6}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": 16}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = getattr(transformers, f"{family}Config")(**sizes, **tokens, use_cache=False, **options)
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **tokens, **options}, use_cache=False)
     return getattr(transformers, f"{family}ForCausalLM")(config)
 
 

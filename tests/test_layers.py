@@ -20,14 +20,14 @@ TEXT = (".md", ".toml", ".yml", ".yaml", ".cfg", ".sh", ".j2")
 
 # Who may import whom: units on a line import each other (not in circles) and those on lines above.
 LAYERS = (
-    ("levels", "neighborhood", "fingerprint", "_checks"),
+    ("levels", "neighborhood", "fingerprint", "_checks", "inputs", "tokens"),
     ("_native", "reference", "jit"),
     ("ops",),
     ("estimators",),
     ("observe", "class_chunks", "distributed", "parallel", "anytime", "scoring", "suggest", "baselines"),
     ("graph", "slicing"),
     ("prune",),
-    ("report", "demo", "watch", "cli"),
+    ("report", "demo", "large", "dryrun", "planned", "watch", "cli"),
     ("adapters", "__main__"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}

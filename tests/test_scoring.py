@@ -236,7 +236,7 @@ X, LABELS = batches((8,))[0]
         ([(X[:0], LABELS[:0])], {}, ValueError, "^score_model: loader: wanted at least one image, got none$"),
         ([X], {}, ValueError, r"^score_model: loader: wanted batches \(inputs, labels\), since the criterion needs labels$"),
         (["text"], {}, TypeError, r"^score_model: loader: wanted batches \(inputs, labels\) of tensors, got str 'text'$"),
-        ([{"x": X}], {}, TypeError, "^score_model: loader: wanted batches .* got dict"),
+        ([{"x": X}], {}, ValueError, "^score_model: loader: wanted batches .*, since the criterion needs labels$"),
         ([(X.numpy(), LABELS)], {}, TypeError, "^score_model: loader: wanted batches .* got tuple"),
         ([(X, LABELS.tolist())], {}, TypeError, "^score_model: loader: wanted batches .* got tuple"),
         ([()], {}, TypeError, r"^score_model: loader: wanted batches .* got tuple \(\)"),

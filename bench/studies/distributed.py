@@ -37,6 +37,7 @@ from limits import machine as machine_and_commit
 from pyprune_fast import score_model
 from pyprune_fast.demo import cifar10
 from pyprune_fast.distributed import all_merge, each, first_rank_first, launched, place
+from pyprune_fast.dryrun import all_reduce_seconds
 from pyprune_fast.report.scores import fingerprint_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ class Job:
 
 def reduction(job: Job, number: int, size: float, ranks: int) -> float:
     """Seconds of so many all_reduces of so many bytes together."""
-    return 2 * number * math.log2(ranks) * job.latency + 2 * (ranks - 1) / ranks * size / job.bandwidth
+    return all_reduce_seconds(ranks, number, size, job.latency, job.bandwidth)
 
 
 def predicted(job: Job, ranks: int) -> dict[str, float]:

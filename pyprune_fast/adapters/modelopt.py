@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyprune_fast._checks import describe
 from pyprune_fast.estimators import Estimator
-from pyprune_fast.observe import channels_second
+from pyprune_fast.observe import is_linear
 from pyprune_fast.scoring import Scores
 
 _WIDTHS = ("out_channels", "out_features")
@@ -89,7 +89,8 @@ class ScoreHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Counts a batch."""
-        self.estimator.update(channels_second(module, output.detach()), self.labels)
+        x = output.detach()
+        self.estimator.update(x.movedim(-1, 1) if is_linear(module) and x.ndim > 2 else x, self.labels)
 
     def accumulate(self) -> Tensor:
         """The scores so far, (C,) float64; RuntimeError before the first batch."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._checks import describe
-from ..observe import Tap, eval_mode, find_taps
+from ..observe import Tap, eval_mode, find_taps, is_linear
 from ..scoring import Scores, weighted_layers
 from ._data import check_sums, labelled_batches
 
@@ -80,7 +80,7 @@ def score_fisher(
         for inputs, labels in labelled_batches("score_fisher", model, loader, images):
             if not seen:
                 for layer, place in find_taps(model, names, inputs[:1], tap).items():
-                    hook = partial(_gate, gates, layer, isinstance(model.get_submodule(layer), nn.Linear))
+                    hook = partial(_gate, gates, layer, is_linear(model.get_submodule(layer)))
                     stack.callback(model.get_submodule(place).register_forward_hook(hook).remove)
             start = time.perf_counter()
             with torch.enable_grad():

@@ -8,6 +8,7 @@ from math import prod
 
 from torch import nn
 
+from pyprune_fast.observe import is_linear
 from pyprune_fast.slicing import Group, Member, Width
 
 from .axes import Axis, Run, factors, find, fix, layout, leaves, segments, split
@@ -22,7 +23,7 @@ def output_axis(layer: nn.Module) -> int | None:
         return 1 if layer.groups == 1 else 0
     if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear, nn.PReLU, *NORMS)):
         return 0
-    return 1 if isinstance(layer, nn.Embedding) else None
+    return 1 if isinstance(layer, nn.Embedding) or is_linear(layer) else None  # is_linear: the Conv1D of transformers
 
 
 def holder(tensor: str) -> str:

@@ -53,18 +53,6 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy_model(model, lambda name, tensor: torch.empty_like(tensor, device="meta", requires_grad=False))
 
 
-def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Reads example inputs as call arguments: a tensor is one, a mapping holds keywords, a sequence positional ones."""
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    got = type(example_inputs).__name__
-    raise TypeError(f"example_inputs: wanted a tensor, a tuple of arguments or a mapping of keywords, got {got}")
-
-
 def on_meta(tree: Any) -> Any:
     """Moves every tensor of a nested structure to the meta device."""
     return pytree.tree_map_only(Tensor, lambda x: x.detach().to("meta"), tree)
@@ -83,9 +71,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for entry in value:
             yield from tensors_in(entry)
-    elif hasattr(value, "__dict__") and not _is_cache(value):
+    elif hasattr(value, "__dict__") and not is_cache(value):
         yield from tensors_in(vars(value))
 
 
-def _is_cache(value: Any) -> bool:
+def is_cache(value: Any) -> bool:
+    """Tells whether it is a cache of keys and values of transformers."""
     return any(kind.__name__ == "Cache" and kind.__module__.startswith("transformers.") for kind in type(value).__mro__)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pyprune_fast.inputs import arguments
+
 from .axes import Axis, constant, fix
-from .copies import arguments, copy_model, meta_copy, on_meta, tensors_in
+from .copies import copy_model, meta_copy, on_meta, tensors_in
 from .rules import rule_of
 from .tracer import Tracer, tensors
 from .values import Values, give_values

@@ -13,7 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyprune_fast.graph.copies import arguments, copy_model, meta_copy, on_meta
+from pyprune_fast.graph.copies import copy_model, meta_copy, on_meta
+from pyprune_fast.graph.entries import without_numbers
+from pyprune_fast.inputs import arguments
 from pyprune_fast.slicing import Plan, apply
 
 
@@ -77,7 +79,7 @@ def _count(model: nn.Module, plan: Plan, example_inputs: Any) -> Cost:
         raise ValueError(f"count_cost: example_inputs: wanted a tensor with at least one example, got {got}")
     try:
         # The device context is for tensors that the forward method itself makes.
-        copy, flops = _run(meta_copy(model), plan, on_meta(inputs), torch.device("meta"))
+        copy, flops = _run(meta_copy(model), plan, on_meta(inputs), without_numbers(True))
     except RuntimeError:  # there are no numbers to look at; any other error comes again
         copy, flops = _run(copy_model(model, lambda _, tensor: tensor.detach().clone()), plan, inputs, _unfused())
     return Cost(sum(p.numel() for p in copy.parameters()), flops // (2 * first.shape[0]))

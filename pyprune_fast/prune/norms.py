@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pyprune_fast import ops
 from pyprune_fast.slicing import Group
+from pyprune_fast.slicing.places import held_tensors, shared_names
 
 
 @torch.no_grad()
-def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> dict[str, Tensor]:
+def group_norms(
+    model: nn.Module, groups: Iterable[Group], power: int = 2, *, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Scores the channels of groups by their weights.
 
         score of channel c = 1/M sum over the group's M members of (sum of |w|^power over the part that c owns)
@@ -27,13 +30,15 @@ def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> di
             first two.
         groups: Its groups; fixed ones are left out.
         power: 1 or 2.
+        weights: where the numbers are, by the parameter's name (a tied one under any of its names), for a model on the meta
+            device: each is asked for when it is read, and let go, so that one at a time is in memory. Default: the model's.
 
     Returns:
         float64 scores of shape (channels,) on the CPU, >= 0, by group name, as for `allocate`. Sums of a weight are float32 or
         wider, whatever its dtype. Deterministic.
 
     Raises:
-        ValueError: Another power, or a group of another model.
+        ValueError: Another power, a group of another model, or a weight that is missing.
 
     Source:
         Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017 (magnitude); Fang et al., DepGraph, CVPR 2023 (over a
@@ -48,10 +53,13 @@ def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> di
         {'0': tensor([5., 2.], dtype=torch.float64)}
     """
     chosen = list(groups)
-    weights = dict(model.named_parameters())
+    names = shared_names(held_tensors(model)[0])
+    own = dict(model.named_parameters())
+    numbers = own if weights is None else weights
     sums: dict[tuple[str, int], Tensor] = {}
     for name, dims in owned_axes("group_norms", model, chosen).items():
-        sums |= {(name, dim): along.cpu() for dim, along in sums_along(weights[name], dims, power).items()}
+        found = sums_along(_weight(names[id(own[name])], numbers), dims, power)
+        sums |= {(name, dim): along.cpu() for dim, along in found.items()}
     return over_members(chosen, sums)
 
 
@@ -99,3 +107,10 @@ def over_members(groups: Iterable[Group], sums: Mapping[tuple[str, int], Tensor]
             total += along[member.positions(range(group.channels))].reshape(group.channels, -1).sum(1)
         scores[group.name] = total / len(members)
     return scores
+
+
+def _weight(names: Sequence[str], weights: Mapping[str, Tensor]) -> Tensor:
+    for name in names:
+        if name in weights:
+            return weights[name]
+    raise ValueError(f"group_norms: weights: wanted one named {names[0]!r}, got none")

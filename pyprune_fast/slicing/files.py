@@ -26,6 +26,7 @@ _NAMES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.float32: "F32", torch.float64: "F64", torch.complex64: "C64",
 }  # fmt: skip
+DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 class TensorFile:

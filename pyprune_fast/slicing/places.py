@@ -61,6 +61,14 @@ def held_tensors(model: nn.Module, modules: Modules | None = None) -> tuple[dict
     return tensors, places
 
 
+def shared_names(tensors: Mapping[str, Tensor]) -> dict[int, list[str]]:
+    """All names of each object among `held_tensors`, by its id."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    return names
+
+
 def check_extents(where: str, model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
     """TypeError unless ``plan`` is a Plan; ValueError unless each of its tensors is there, with the shape it had."""
     if not isinstance(plan, Plan):

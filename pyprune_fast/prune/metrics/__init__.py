@@ -10,6 +10,7 @@ from .dense import agreement, flips, latent_drift, linear_cka, neighbor_overlap
 from .episodes import episode_return
 from .estimate import Estimate, Mean, Number, Rate, Worst
 from .images import psnr, similarity, ssim
+from .language import perplexity
 from .metric import Measurement, Metric, NoisyWarning, Run, Surrogate
 from .people import preference, rating
 from .reading import subset
@@ -43,6 +44,7 @@ __all__ = [
     "memory",
     "neighbor_overlap",
     "objective_and_floors",
+    "perplexity",
     "preference",
     "psnr",
     "rating",

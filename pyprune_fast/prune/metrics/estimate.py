@@ -17,8 +17,9 @@ from torch import Tensor
 from ..chances import student_quantile, wilson
 
 Bounds = tuple[float, float]
-Scale = Literal["identity", "decibel"]
+Scale = Literal["identity", "decibel", "exponential"]
 T = TypeVar("T")
+LARGEST_EXPONENT = 709.0  # exp of more is no float
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class Mean:
 
     Attributes:
         mean, deviation, count: of the observations; the deviation with n - 1.
-        scale: "identity", or "decibel" for a value of -10 log10(mean), whose bounds are those of the mean, carried over.
+        scale: "identity", "decibel" for a value of -10 log10(mean), or "exponential" for exp(mean); bounds are those of the
+            mean, carried over.
 
     Example:
         >>> found = Mean.of([1.0, 2.0, 3.0])
@@ -174,6 +176,8 @@ class Mean:
     def _scaled(self, mean: float) -> float:
         if self.scale == "identity" or math.isnan(mean):
             return mean
+        if self.scale == "exponential":
+            return math.exp(mean) if mean < LARGEST_EXPONENT else math.inf
         return -10 * math.log10(mean) if mean > 0 else math.inf
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pyprune_fast._checks import check_count, describe
-from pyprune_fast.graph.copies import arguments
+from pyprune_fast.inputs import arguments
 from pyprune_fast.observe import eval_mode, observe
 
 from ..tune import device_of
