@@ -13,7 +13,8 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from pyprune_fast.inputs import arguments, copy_model
+from pyprune_fast.graph.copies import copy_model
+from pyprune_fast.inputs import arguments
 from pyprune_fast.observe import eval_mode
 from pyprune_fast.slicing import Cut, Plan, apply
 from pyprune_fast.slicing.cut import Path
