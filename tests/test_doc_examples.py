@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
+NAMED = ("README.md", "docs/index.md", "docs/concepts.md", "docs/score.md", "docs/prune.md")
+PAGES = [*(ROOT / name for name in NAMED), *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.S | re.M)
 
 
