@@ -1,14 +1,25 @@
-"""Patterns in the navigation of mkdocs.yml: a new page appears where its name fits, and need not be named."""
+"""Patterns in the navigation of mkdocs.yml: a new page appears where its name fits, and need not be named.
+
+The chart of the benchmarks is taken from where it was drawn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
+
+from mkdocs.structure.files import File
+
+
+CHART = "cpu-xeon-amx.svg"
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Puts the pages that match, and are named nowhere, in place of each pattern; sections without pages go."""
+    chart = Path(config["config_file_path"]).parent / "bench" / "results" / CHART
+    files.append(File.generated(config, f"pictures/{CHART}", abs_src_path=str(chart)))
     pages = sorted(file.src_uri for file in files.documentation_pages())
     named = set(_leaves(config["nav"]))
     free = [page for page in pages if page not in named]
