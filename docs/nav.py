@@ -12,7 +12,6 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-
 CHART = "cpu-xeon-amx.svg"
 
 

@@ -1,6 +1,6 @@
 """Writes the tables of docs/benchmarks.md and docs/tests.md from the committed results.
 
-    PYTHONPATH=bench:bench/studies python bench/studies/benchmark_page.py
+PYTHONPATH=bench:bench/studies python bench/studies/benchmark_page.py
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def instructions(results: Any) -> str:
     """Instructions a site, which CI holds within 5 %."""
     levels = list(results["per_site"])
     cases = list(dict.fromkeys(case for level in levels for case in results["per_site"][level]))
-    rows = [[case, *(f"{results['per_site'][level][case]:.1f}" if case in results["per_site"][level] else "" for level in levels)]
-            for case in cases]  # fmt: skip
+    counts = [[results["per_site"][level].get(case) for level in levels] for case in cases]
+    rows = [[case, *("" if n is None else f"{n:.1f}" for n in row)] for case, row in zip(cases, counts, strict=True)]
     return table(["instructions a site", *levels], rows)
 
 
