@@ -16,8 +16,10 @@ bench: $(VENV)/installed  ## one table: every kernel beside its limit and its pe
 	$(PIP) -e '.[peers]' --no-build-isolation
 	$(BIN)/python bench/kernels.py
 
-study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits: an hour on two cores
-	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/autoencoder.py
+study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits, and under an agent's return: hours on one core
+	for part in autoencoder agent safety plots; do \
+	  PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/$$part.py || exit; \
+	done
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -67,7 +67,7 @@ def lines_of(results: dict[str, Any]) -> list[Line]:
             name = "" if row["dtype"] == "float32" else row["dtype"]
             cases[row["op"], _joined(row["shape"]), name] = (
                 {row["isa"]: row["x_read"]},
-                (1.3, 1.1, 1.3) if row["dtype"] == "float32" else None,
+                (1.3, 1.1, 1.3) if (row["op"], row["dtype"]) == ("norms", "float32") else None,
             )
     groups = list(dict.fromkeys((section, shape) for section, shape, _ in cases))
     sections = list(dict.fromkeys(section for section, _ in groups))
@@ -168,13 +168,14 @@ def main() -> None:
     save(draw(json.loads(path.read_text())), path)
 
 
-def save(figure: Any, results: Path) -> None:
-    """As SVG, which is the same whenever it is drawn, and as PNG."""
+def save(figure: Any, results: Path, *, png: bool = True) -> None:
+    """As SVG, which is the same whenever it is drawn, and as PNG unless that is not wanted."""
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pyprune_fast"}):
         figure.savefig(results.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(results.with_suffix(".png"), dpi=110, metadata={"Software": None})
+    if png:
+        figure.savefig(results.with_suffix(".png"), dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from cases import Case, Counting, activations, all_cases, quantiles, threaded_cases
 from limits import Call, as_floats, at, beside_reading, fastest, machine, offered, same, with_threads
 from table import as_lines
+from torch.nn import functional
 
 from pyprune_fast import ops, reference
 from pyprune_fast._native import cpu
@@ -102,6 +103,44 @@ def run_weights(shape: tuple[int, ...], repeats: int) -> list[Row]:
     return rows
 
 
+def run_masked_norm(shape: tuple[int, int], repeats: int) -> list[Row]:
+    """LayerNorm and RMSNorm under masks, forward and backward, beside reading x, beside plain torch and torch's own norms."""
+    torch.manual_seed(0)
+    x, mask, weight, grad = (torch.rand(sizes) for sizes in (shape, shape[1:], shape[1:], shape))
+    leaves, rows = [x.requires_grad_(), mask.requires_grad_()], []
+    for kind in ("layer", "rms"):
+        eps, centred = 1e-5, kind == "layer"
+        dense = functional.layer_norm if centred else functional.rms_norm
+        calls: dict[str, Callable[[], torch.Tensor]] = {
+            "ours": partial(ops.masked_norm, x, mask, weight, kind=kind, eps=eps),
+            "plain torch": partial(_first, reference.masked_norm, x, mask, weight, None, eps, centred),
+            "without masks": partial(dense, x, shape[1:], weight, eps=eps),
+        }
+        both = {
+            name: partial(_and_back, call, leaves if name != "without masks" else leaves[:1], grad)
+            for name, call in calls.items()
+        }
+        assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(both["ours"](), both["plain torch"](), strict=True))
+        limit, times = beside_reading(x.detach(), both, repeats)
+        row = {
+            "op": f"masked_norm {kind}",
+            "shape": shape,
+            "dtype": "float32",
+            "isa": cpu.isa(),
+            "x_read": times["ours"] / limit,
+        }
+        rows.append({**row, "peers": {name: t / times["ours"] for name, t in times.items() if name != "ours"}})
+    return rows
+
+
+def _first(call: Callable[..., tuple[torch.Tensor, ...]], *arguments: Any) -> torch.Tensor:
+    return call(*arguments)[0]
+
+
+def _and_back(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor], grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(call(), leaves, grad)
+
+
 def _twice(w: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
     return w.index_select(0, i).index_select(1, j)
 
@@ -147,6 +186,8 @@ def run_all(quick: bool, threads: int) -> Iterator[tuple[str, list[Row]]]:
     cpu.set_isa(cpu.highest_isa())
     for shape in [(128, 128, 3, 3)] if quick else [(512, 512, 3, 3), (4096, 4096), (2048, 512, 1, 1)]:
         yield "weights", run_weights(shape, repeats)
+    for matrix in [(64, 32)] if quick else [(256, 128), (1024, 256), (4096, 768)]:
+        yield "weights", run_masked_norm(matrix, repeats)
     if threads > 1:
         yield "threads", [run_threads(case, threads, repeats) for case in threaded_cases(quick)]
     yield "resnet50", resnet.share(*(1, 64) if quick else (8, 224), repeats)

@@ -57,6 +57,8 @@ def test_kernels_and_their_chart(run: Callable[[Any], Any], capsys: pytest.Captu
         "entropy",
         "pairs",
         "norms",
+        "masked_norm layer",
+        "masked_norm rms",
         "take 50%",
     ):
         assert f"\n{op} " in lines

@@ -1,6 +1,6 @@
 """The command line: `pyprune-fast prune ...`, `pyprune-fast score ...`. Nothing here that the Python API cannot do.
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; those of `gate` and `monitor`: see watch.
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage; those of `gate`, `monitor` and `replan`: see watch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
+from datetime import date
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from . import build_info, score_model
 from ._checks import check_count
 from .distributed import first_rank_first, launched, place
-from .estimators import ESTIMATORS
+from .estimators import ESTIMATORS, AuraEntropy, AuraInformation
 from .levels import MAX_LEVELS
 from .watch import add_commands
 
@@ -85,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--learning-rate", type=float, default=0.04, help="peak of a one-cycle schedule, SGD")
     how.add_argument("--float32", action="store_true", help="never train in bfloat16, even where the CPU has tiles for it")
     how.add_argument("--seed", type=int, default=0, help="of torch and of the random criterion")
-    prune.add_argument("--out", type=Path, default=Path("pyprune-output"), metavar="DIR", help="for report.html, plan.json")
+    prune.add_argument(
+        "--out", type=Path, default=Path("pyprune-output"), metavar="DIR", help="for report.html, .md and .json, and plan.json"
+    )
     prune.add_argument("--quick", action="store_true", help="fewer images and steps, only the first case")
     prune.add_argument("--no-progress", action="store_true", help="no progress bars")
 
@@ -160,8 +163,7 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     steps = options.steps if options.steps is not None else (QUICK_STEPS if options.quick else 400)
     if steps < 0:
         parser.error(f"--steps: wanted at least 0, got {steps}")
-    from .report import as_text, summary, widths, write_report  # needs the extra "report": said before any work is done
-    from .report.table import by_target
+    from . import report  # needs the extra "report": said before any work is done
 
     importlib.import_module("matplotlib")
     importlib.import_module("jinja2")
@@ -192,20 +194,34 @@ def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         progress=not options.no_progress,
         announce=lambda line: print(f"-- {line}", flush=True),
     )
-    write_report(comparison, options.out / "report.html")  # first: of the two files it is the one that can fail
+    found = report.collect(comparison, filters=_filters(comparison, data), note={"seed": options.seed}, date=f"{date.today()}")
+    names = [options.out / f"report.{form}" for form in ("html", "md", "json")]
+    report.write(found, *names)  # first: of all files these are the ones that can fail
     comparison.main.plan.save(options.out / "plan.json")
 
     print()
-    print(as_text(*summary(comparison)))
-    for target, results in by_target(comparison).items():
+    print(report.as_text(*report.summary(found)))
+    for target, cases in report.by_target(found).items():
         print(f"\nKept widths, {target}")
-        print(as_text(*widths(results)))
+        print(report.as_text(*report.widths(cases)))
     print(
         f"\nUndo: the state equals the dense model's bit for bit (sha256 {comparison.main.fingerprint[:16]}),"
         f" accuracy {100 * comparison.metric_undone:.2f}."
-        f"\nWrote {options.out / 'report.html'} and {options.out / 'plan.json'}; {comparison.seconds:.0f} s in all."
+        f"\nWrote {names[0]} (and .md, .json) and {options.out / 'plan.json'}; {comparison.seconds:.0f} s in all."
     )
     return 0
+
+
+def _filters(comparison: Any, data: Any) -> Any:
+    """Filters of the dense model, which the main case is again, on calibration images; by aura scores if some case has them."""
+    from .report import filters
+
+    scored = [case.result.rounds[0].scores for case in comparison.cases]
+    aura = (AuraEntropy, AuraInformation)
+    scores = next((one for one in scored if any(isinstance(e, aura) for e in one.estimators.values())), scored[0])
+    model = comparison.main.model
+    images = next(iter(data.calibration))[0][:64]
+    return filters(model, scores, images.to(next(model.parameters()).device))
 
 
 def _score(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -102,6 +102,33 @@ def joint_counts(x: Tensor, edges: Tensor, labels: Tensor | None, counts: Tensor
     counts += torch.bincount(cell[levels < L], minlength=C * K * L).reshape(C, K, L)
 
 
+def masked_norm(
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Contract: csrc/core/masked_norm.h; equal up to rounding."""
+    share = mask / mask.sum()
+    mean = (x * share).sum(1) if centred else x.new_zeros(x.shape[0])
+    variance = ((x - mean[:, None]).square() * share).sum(1)
+    y = (x - mean[:, None]) * (variance + eps).rsqrt()[:, None]
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias, mean, variance
+
+
+def masked_norm_backward(
+    grad: Tensor, x: Tensor, mask: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor,
+    eps: float, centred: bool, affine: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Contract: csrc/core/masked_norm.h; equal up to rounding."""
+    total, scale = mask.sum(), (variance + eps).rsqrt()[:, None]
+    unit, h = (x - mean[:, None]) * scale, grad if weight is None else grad * weight
+    sums = h.sum(1, keepdim=True) if centred else x.new_zeros(x.shape[0], 1)
+    dots = (h * unit).sum(1, keepdim=True)
+    dx = scale * (h - mask / total * (sums + unit * dots))
+    dmask = -(sums * unit + dots / 2 * (unit.square() - variance[:, None] * scale.square())).sum(0) / total
+    dweight, dbias = ((grad * unit).sum(0), grad.sum(0)) if affine else (x.new_empty(0), x.new_empty(0))
+    return dx, dmask, dweight, dbias
+
+
 def norms(x: Tensor, power: int, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     """Contract: csrc/core/norms.h; equal up to rounding, since the order of summation is torch's."""
     matrix = x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, math.prod(x.shape[2:])).float()

@@ -1,7 +1,7 @@
-"""`pyprune-fast gate` and `pyprune-fast monitor`: JSON on standard output, a verdict as exit code.
+"""`pyprune-fast gate`, `monitor`, `replan`, and `template` for their spec: JSON on standard output, a verdict as exit code.
 
-Exit codes: 0 accepted, or quiet; 1 rejected, or an alarm; 2 not judged: wrong usage, an error, an interrupt. What user code
-prints goes to standard error.
+Exit codes: 0 accepted, quiet, or planned; 1 rejected, an alarm, or no plan that meets floors and target; 2 not judged: wrong
+usage, an error, an interrupt. What user code prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from .prune import Alert, Monitor, Plan
+    from .prune.replan import Search
     from .prune.rollout import StagePlan
     from .prune.spec import Spec
     from .slicing import Group
@@ -29,7 +31,7 @@ Run = Callable[[argparse.Namespace, Emit], bool]
 
 
 def add_commands(commands: Any) -> None:
-    """Adds both commands to the parser's."""
+    """Adds the commands to the parser's."""
     gate = commands.add_parser(
         "gate",
         help="accept or reject a plan by the floors of a spec file; exit code 0, 1, or 2 for an error",
@@ -40,6 +42,7 @@ def add_commands(commands: Any) -> None:
     gate.add_argument("--plan", type=Path, metavar="FILE", help="plan.json; without it the model is judged as it is")
     gate.add_argument("--stages", metavar="N|components", default="1", help="shares of every group, or components one by one")
     gate.add_argument("--journal", type=Path, metavar="FILE", help="JSON lines of what was measured; not measured twice")
+    gate.add_argument("--revalidate", action="store_true", help="judge a plan that is bound to other weights, too")
     gate.add_argument(
         "--release", type=Path, metavar="FILE", help="if all is accepted: the model, with its plans, for the monitor"
     )
@@ -58,6 +61,36 @@ def add_commands(commands: Any) -> None:
     monitor.add_argument("--level", type=float, default=1e-3, help="chance of an alarm in a window without drift")
     monitor.add_argument("--metrics", action="store_true", help="measure the spec's metrics, too, once at the end")
     monitor.add_argument("--state", type=Path, metavar="FILE", help="an unfinished window is kept here until the next run")
+
+    replan = commands.add_parser(
+        "replan",
+        help="plan anew from a stored plan; exit code 1 if floors or target cannot be met, or 2 for an error",
+        description="Starts from the stored plan's coefficients, searches under the spec's metrics (the first is the objective)"
+        " and shows what changes. Prints JSON. Importance is the spec's importance(), or the weights' magnitude.",
+    )
+    replan.set_defaults(run=lambda options, parser: _judged(_replan, options))
+    replan.add_argument("spec", type=Path, metavar="SPEC", help="a .py or .json file, see docs/metrics.md")
+    replan.add_argument("--plan", type=Path, metavar="FILE", required=True, help="the stored plan.json")
+    replan.add_argument("--out", type=Path, metavar="FILE", help="where the new plan goes, if floors and target are met")
+    replan.add_argument("--search", choices=("spsa", "gradient", "global", "uniform"), default="spsa", help="default spsa")
+    replan.add_argument("--steps", type=int, metavar="N", help="of spsa (default 150) or gradient (default 200)")
+    replan.add_argument("--measure", choices=("parameters", "macs", "channels"), help="default: the stored plan's")
+    replan.add_argument("--remove", type=float, metavar="FRACTION", help="default: what the stored plan wanted")
+    replan.add_argument("--tolerance", type=float, default=0.01, metavar="FRACTION", help="of the target; default 0.01")
+    replan.add_argument("--seed", type=int, default=0, help="of spsa")
+    replan.add_argument("--table", action="store_true", help="print the difference as a text table, not JSON")
+
+    template = commands.add_parser(
+        "template",
+        help="print a spec file to begin with; it runs as it stands, on toy data",
+        description="pyprune-fast template > spec.py && pyprune-fast gate spec.py",
+    )
+    template.set_defaults(run=lambda options, parser: _template())
+
+
+def _template() -> int:
+    print(files("pyprune_fast.demo").joinpath("template.txt").read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def _judged(run: Run, options: argparse.Namespace) -> int:
@@ -84,6 +117,7 @@ def _judged(run: Run, options: argparse.Namespace) -> int:
 def _gate(options: argparse.Namespace, emit: Emit) -> bool:
     from .prune import Journal, Plan, gate, rollout
     from .prune.spec import load_spec
+    from .prune.validity import unbound
 
     spec = load_spec(options.spec)
     model: nn.Module = spec.model()
@@ -93,7 +127,8 @@ def _gate(options: argparse.Namespace, emit: Emit) -> bool:
         verdict = gate(model, metrics, journal=journal)
         emit(json.dumps(verdict.plain(), sort_keys=True))
         return verdict.accepted
-    stages = _stages(Plan.load(options.plan), options.stages, spec)
+    plan = Plan.load(options.plan)
+    stages = _stages(unbound(plan) if options.revalidate else plan, options.stages, spec)
     quick = () if spec.quick is None else spec.quick(model)
     done = rollout(model, stages, metrics, quick=quick, tune=spec.tune, journal=journal)
     if done.complete and options.release is not None:
@@ -116,6 +151,50 @@ def _stages(plan: Plan, stages: str, spec: Spec) -> Sequence[StagePlan]:
         return find_groups(model, example)
 
     return stages_by_groups(plan, find) if stages == "components" else stages_by_share(plan, find, int(stages))
+
+
+def _replan(options: argparse.Namespace, emit: Emit) -> bool:
+    from .graph import find_groups
+    from .prune import Plan, Problem, Target, replan
+    from .prune.spec import load_spec
+
+    spec, plan = load_spec(options.spec), Plan.load(options.plan)
+    model: nn.Module = spec.model()
+    example = spec.need("example")()
+    groups = find_groups(model, example)
+    wanted = options.remove if options.remove is not None else plan.note.get("wanted")
+    measure: Any = options.measure or plan.note.get("target", "parameters")
+    if not isinstance(wanted, float):
+        raise ValueError("--remove: wanted a fraction, for the stored plan has no target of its own, got none")
+    problem = Problem(
+        model,
+        groups,
+        spec.importance(model, groups),
+        example,
+        metrics=spec.metrics(model),
+        target=Target(measure, wanted),
+        tolerance=options.tolerance,
+    )
+    found = replan(problem, plan, _search(options, spec))
+    if found.ok and options.out is not None:
+        found.plan.save(options.out)
+    emit(str(found.difference) if options.table else json.dumps(found.plain(), sort_keys=True))
+    return found.ok
+
+
+def _search(options: argparse.Namespace, spec: Spec) -> Search:
+    from .prune import searches
+
+    steps = {} if options.steps is None else {"steps": options.steps}
+    match options.search:
+        case "gradient":
+            batches = spec.need("batches")()
+            return lambda problem: searches.gradient(problem, batches, **steps)
+        case "spsa":
+            return lambda problem: searches.spsa(problem, seed=options.seed, **steps)
+        case "global":
+            return searches.global_ranking
+    return searches.uniform
 
 
 def _monitor(options: argparse.Namespace, emit: Emit) -> bool:

@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from sequence_nets import (
     T5,
-    TOLD,
     Autoencoder,
     FusedAttention,
     Recurrent,
@@ -24,6 +23,7 @@ from sequence_nets import (
     decoder,
     gpt2,
 )
+from told import TOLD
 from torch import Tensor, nn
 from unusual_nets import Competing, ConvNeXt, Diffusion, Gated, Shuffle, SpatialAttention, Swin, googlenet
 from vision_nets import (

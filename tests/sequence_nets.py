@@ -1,4 +1,4 @@
-"""Transformers, recurrent networks and multi-component models, narrow: the same operations and connections, few channels.
+"""Transformers, recurrent networks and an autoencoder, narrow: the same operations and connections, few channels.
 
 Those of Hugging Face's transformers are theirs, made from a configuration: nothing is downloaded.
 """
@@ -155,45 +155,6 @@ class Autoencoder(nn.Module):
 
     def forward(self, x):
         return torch.sigmoid(self.decoder(self.encoder(x)))
-
-
-class TOLD(nn.Module):
-    """TD-MPC's task-oriented latent dynamics at its default widths: six components around one latent state.
-
-    ``forward`` imagines one step and values what it leads to, so that the latent state is fed back.
-    """
-
-    def __init__(self, observation=5, action=1, latent=50, encoder=256, hidden=512):
-        super().__init__()
-
-        def mlp(inputs, outputs, *first):
-            first = first or (nn.ELU(),)
-            rest = nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, outputs)
-            return nn.Sequential(nn.Linear(inputs, hidden), *first, *rest)
-
-        self.encoder = nn.Sequential(nn.Linear(observation, encoder), nn.ELU(), nn.Linear(encoder, latent))
-        self.dynamics, self.reward = mlp(latent + action, latent), mlp(latent + action, 1)
-        self.policy = mlp(latent, action)
-        self.Q1, self.Q2 = (mlp(latent + action, 1, nn.LayerNorm(hidden), nn.Tanh()) for _ in range(2))
-
-    def encode(self, observation):
-        return self.encoder(observation)
-
-    def next(self, z, action):
-        x = torch.cat([z, action], -1)
-        return self.dynamics(x), self.reward(x)
-
-    def act(self, z):
-        return torch.tanh(self.policy(z))
-
-    def value(self, z, action):
-        x = torch.cat([z, action], -1)
-        return self.Q1(x), self.Q2(x)
-
-    def forward(self, observation):
-        z = self.encode(observation)
-        z, reward = self.next(z, self.act(z))
-        return reward, *self.value(z, self.act(z))
 
 
 def bert():

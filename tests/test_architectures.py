@@ -46,7 +46,7 @@ WHOLE = {
     "gru": ["head.2"],
     "tied": [],
     "autoencoder": ["decoder.4"],
-    "told": ["reward.4", "policy.4", "Q1.5", "Q2.5"],
+    "told": ["reward.4", "policy.4", "q1.5", "q2.5"],
     "bert": ["classifier"],
     "gpt2": [],
     **{name: ["lm_head"] for name in ("llama_4_2", "llama_4_2_eager", "llama_8_8", "qwen3_4_2", "qwen3_8_8")},
@@ -99,7 +99,7 @@ CHANNELS = {
     "gru": {("rnn.weight_hh_l0", 1): 12, ("rnn.weight_hh_l1", 1): 12},
     "dit": {("patch.weight", 0): 16, ("blocks.1.adapt.weight", 0): 16, ("condition.2.weight", 0): 12},
     "tied": {("embed.weight", 1): 16, ("up.0.weight", 0): 24},
-    "told": {("encoder.2.weight", 0): 50, ("dynamics.4.weight", 0): 50, ("Q1.0.weight", 0): 512},
+    "told": {("encoder.2.weight", 0): 50, ("dynamics.4.weight", 0): 50, ("q1.0.weight", 0): 512},
     "autoencoder": {("encoder.4.weight", 0): 32},
 }
 

@@ -39,7 +39,7 @@ def test_writes_report_and_plan_and_prints_tables(prune, tmp_path: Path, capsys:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") >= 4
     assert not re.search(r'(src|href)="(?!#|data:)', page.replace("xlink:href", "href"))  # nothing is loaded from elsewhere
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["plan.json", "report.html"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["plan.json", "report.html", "report.json", "report.md"]
 
 
 def test_quick_takes_one_case(prune, capsys: pytest.CaptureFixture[str]) -> None:

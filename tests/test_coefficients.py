@@ -236,14 +236,18 @@ def test_no_search_ends_below_its_starts(task: Task, rho: float) -> None:
         assert found.candidate.worth >= least
 
 
-def test_the_same_plan_on_any_number_of_threads(task: Task) -> None:
-    plans = []
+@pytest.mark.parametrize("method", SEARCHES)
+def test_the_same_hash_over_three_runs_and_any_number_of_threads(task: Task, method: str) -> None:
+    hashes, before = set(), torch.get_num_threads()
     for number in (1, 2, 1):
-        before = torch.get_num_threads()
         torch.set_num_threads(number)
-        plans.append(task.gradient(task.problem(tolerance=0.02), steps=30).plan)
-        torch.set_num_threads(before)
-    assert plans[0] == plans[1] == plans[2]
+        try:
+            plan = SEARCHES[method](task, task.problem(tolerance=0.02)).plan
+        finally:
+            torch.set_num_threads(before)
+        assert plan.note["weights"] == fingerprint(task.model)
+        hashes.add(plan.fingerprint())
+    assert len(hashes) == 1
 
 
 def test_soft_gradients_are_differences(task: Task) -> None:
@@ -338,7 +342,7 @@ def test_floors_come_before_the_objective(task: Task) -> None:
         ({"metrics": []}, "Problem: metrics: wanted at least one"),
         ({"tolerance": 0.0}, r"Problem: tolerance: wanted a fraction in \(0, 1\), got 0.0"),
         ({"bounds": {"0": 1.5}}, r"Problem: bounds\['0'\]: wanted a fraction in \[0, 1\], got 1.5"),
-        ({"rho": 0.9, "bounds": {}}, "but bounds, min_channels and round_to allow 0.5956 at most"),
+        ({"rho": 0.9, "bounds": {}}, "but bounds, budgets, min_channels and round_to allow 0.5956 at most"),
         ({"share": "layer"}, "share"),
     ],
 )

@@ -362,8 +362,9 @@ def test_refuses_an_unknown_correction(module: Any) -> None:
 
 
 def ops_of(module: Any) -> dict[str, list[str]]:
-    """The ops that a module defines, with the names of their arguments."""
-    functions = {name: f for name, f in vars(module).items() if isinstance(f, FunctionType) and f.__module__ == module.__name__}
+    """The ops that a module defines or takes from torch_cpu, with the names of their arguments."""
+    homes = (module.__name__, torch_cpu.__name__)
+    functions = {name: f for name, f in vars(module).items() if isinstance(f, FunctionType) and f.__module__ in homes}
     return {name: [*inspect.signature(f).parameters] for name, f in functions.items() if not name.startswith("_")}
 
 

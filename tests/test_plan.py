@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import build
@@ -46,6 +47,15 @@ def test_json_round_trip(first, second, note):
     parsed = json.loads(plan.to_json())
     assert plan.to_json().isascii()
     assert list(parsed) == sorted(parsed)
+
+
+def test_masks_and_fingerprint():
+    masks = PLAN.masks()
+    assert {name: mask.tolist() for name, mask in masks.items()} == {"0": [1, 1, 1, 0, 1, 1, 1, 1], "2": [0, 1, 1, 1, 1, 0]}
+    assert PLAN.masks(MODEL[0].weight.double())["0"].dtype == torch.float64
+    again = Plan.from_json(PLAN.to_json())
+    assert again.fingerprint() == PLAN.fingerprint()
+    assert dataclasses.replace(PLAN, note={}).fingerprint() != PLAN.fingerprint()
 
 
 def test_json_is_readable_and_versioned():

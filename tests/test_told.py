@@ -1,77 +1,30 @@
-"""A model of six components around one latent state: what plain dependency graphs get wrong there, F1 to F5."""
+"""A model of six components around one latent state (`told`): what plain dependency graphs get wrong there, F1 to F5."""
 
 from __future__ import annotations
 
 from xml.etree import ElementTree
 
 import pytest
+import told
 import torch
-from torch import nn
+from told import LATENT, TIES, TOLD, Widths
 
 from pyprune_fast.graph import EntryPoint, MaskedModel, Tie, UntiedWarning, draw_groups, find_groups, group_table
 from pyprune_fast.prune.cost import count_cost
 from pyprune_fast.slicing import Plan, apply
 
 
-def mlp(inputs, outputs, *first, hidden=512):
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), *(first or (nn.ELU(),)), nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, outputs)
-    )
-
-
-class TOLD(nn.Module):
-    """The task-oriented latent dynamics of TD-MPC at their default widths."""
-
-    def __init__(self, actions=1):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(5, 256), nn.ELU(), nn.Linear(256, 50))
-        self.dynamics, self.reward = mlp(50 + actions, 50), mlp(50 + actions, 1)
-        self.policy = mlp(50, actions)
-        self.q1, self.q2 = (mlp(50 + actions, 1, nn.LayerNorm(512), nn.Tanh()) for _ in range(2))
-
-    def encode(self, observation):
-        return self.encoder(observation)
-
-    def next(self, z, action):
-        x = torch.cat([z, action], -1)
-        return self.dynamics(x), self.reward(x)
-
-    def act(self, z):
-        return torch.tanh(self.policy(z))
-
-    def value(self, z, action):
-        x = torch.cat([z, action], -1)
-        return self.q1(x), self.q2(x)
-
-
 def entries(actions=1):
-    z, action = torch.randn(3, 50), torch.randn(3, actions)
-    return {
-        "encode": EntryPoint("encode", torch.randn(3, 5)),
-        "next": EntryPoint("next", (z, action)),
-        "act": EntryPoint("act", z),
-        "value": EntryPoint("value", (z, action)),
-    }
-
-
-LATENT = [Tie(("encode", "output", 0), (name, "input", 0)) for name in ("next", "act", "value")]
-TIES = [*LATENT, Tie(("next", "output", 0), ("next", "input", 0))]
+    return told.entries(Widths(action=actions))
 
 
 def lively(actions=1):
     torch.manual_seed(0)
-    return TOLD(actions).eval()
+    return TOLD(Widths(action=actions)).eval()
 
 
 def by_name(groups):
     return {group.name: group for group in groups}
-
-
-def imagined(model, observation):
-    """One step in the latent space, and what it leads to."""
-    z = model.encode(observation)
-    z, reward = model.next(z, model.act(z))
-    return reward, *model.value(z, model.act(z))
 
 
 @pytest.mark.parametrize("actions", [1, 2, 6])
@@ -90,8 +43,7 @@ def test_twelve_groups_of_six_components(actions):
 
 
 def test_one_trace_that_feeds_the_state_back_needs_no_tie():
-    point = EntryPoint(imagined, torch.randn(3, 5))
-    groups = find_groups(lively(), [point])
+    groups = find_groups(lively(), torch.randn(3, 5))
     assert len([group for group in groups if not group.fixed]) == 12
     assert by_name(groups)["encoder.2"].layers == ("encoder.2", "dynamics.4")
 
@@ -135,16 +87,12 @@ def test_counted_parameters_are_exact():
 
 
 def test_counted_work_is_exact():
-    class Whole(TOLD):
-        def forward(self, observation):
-            return imagined(self, observation)
-
-    model, inputs = Whole().eval(), torch.randn(3, 5)
+    model, inputs = lively(), torch.randn(3, 5)
     groups = find_groups(model, inputs)
     dense = count_cost(model, inputs).macs
     for group in groups:
         if not group.fixed:
-            apply(cut := Whole(), Plan.of(cut, groups, {group.name: [3]}))
+            apply(cut := lively(), Plan.of(cut, groups, {group.name: [3]}))
             assert dense - count_cost(cut, inputs).macs == group.macs
 
 

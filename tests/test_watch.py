@@ -125,6 +125,101 @@ def test_exit_codes_of_the_program_itself(folder: Path) -> None:
     assert json.loads(done.stdout)["accepted"] is False
 
 
+def test_the_template_is_that_of_the_docs_and_runs(folder: Path, capsys) -> None:
+    assert cli.main(["template"]) == 0
+    text = capsys.readouterr().out
+    assert text == TEMPLATE
+    Path("mine.py").write_text(text)
+    assert run(capsys, "gate", "mine.py")[0] == 0
+
+
+# --- replan --------------------------------------------------------------------------------------------------------------
+
+FREE = TEMPLATE.replace("size(floor=20_000)", "size(floor=4_000)")  # the dense model has 3,824 bytes
+UPDATED = FREE.replace("return toy.model()", "model = toy.model()\n    model[3].bias.data += 0.01\n    return model")
+
+
+@pytest.fixture
+def planned(folder: Path, capsys) -> Path:
+    """A stored plan that was planned."""
+    Path("spec.py").write_text(FREE)
+    assert run(capsys, "replan", "spec.py", "--plan", "mild.json", "--remove", "0.3", "--search", "uniform",
+               "--measure", "parameters", "--tolerance", "0.05", "--out", "stored.json")[0] == 0  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("search", ["spsa", "gradient", "global", "uniform"])
+def test_replan_starts_from_the_stored_plan(planned: Path, capsys, search: str) -> None:
+    steps = ["--steps", "3"] if search in ("spsa", "gradient") else []
+    code, (found,), _ = run(
+        capsys,
+        "replan",
+        "spec.py",
+        "--plan",
+        "stored.json",
+        "--search",
+        search,
+        "--tolerance",
+        "0.05",
+        "--out",
+        "new.json",
+        *steps,
+    )
+    assert (code, found["accepted"], found["stale"], found["method"]) == (0, True, False, search)
+    assert (found["target"], found["wanted"]) == ("parameters", 0.3)  # the stored plan's
+    stored, new = (found["metrics"][which][0]["value"] for which in ("stored", "new"))
+    assert new >= stored
+    assert Plan.load("new.json").note["weights"] == found["weights"]
+
+
+def test_replan_tells_of_updated_weights_and_gate_revalidates(planned: Path, capsys) -> None:
+    Path("updated.py").write_text(UPDATED)
+    code, lines, err = run(capsys, "gate", "updated.py", "--plan", "stored.json")
+    assert (code, lines) == (2, [])
+    assert "must be validated anew" in err
+    code, (verdict,), _ = run(capsys, "gate", "updated.py", "--plan", "stored.json", "--revalidate")
+    assert (code, verdict["accepted"]) == (0, True)
+    more = ("--plan", "stored.json", "--tolerance", "0.05", "--search", "uniform", "--remove", "0.45", "--out", "new.json")
+    code, (found,), _ = run(capsys, "replan", "updated.py", *more)
+    assert (code, found["stale"], found["difference"]["reweighted"]) == (0, True, True)
+    assert sum(len(change["cut"]) for change in found["difference"]["groups"]) > 0
+    assert run(capsys, "gate", "updated.py", "--plan", "new.json")[0] == 0
+    assert cli.main(["replan", "updated.py", *more, "--table"]) == 0
+    assert re.search(r"^3 +0\.\d+ -> 0\.\d+  ", capsys.readouterr().out, re.M)
+
+
+def test_replan_without_a_feasible_plan_is_exit_1_and_writes_nothing(planned: Path, capsys) -> None:
+    Path("strict.py").write_text(FREE.replace("agreement(batches, dense, floor=0.8", "agreement(batches, dense, floor=0.9999"))
+    code, (found,), _ = run(capsys, "replan", "strict.py", "--plan", "stored.json", "--search", "uniform", "--out", "new.json")
+    assert (code, found["accepted"], found["binding"]) == (1, False, "agreement with the dense model")
+    assert not Path("new.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--plan", "mild.json"], "--remove: wanted a fraction, for the stored plan has no target"),
+        (["--plan", "stored.json", "--remove", "0.95"], "bounds, budgets, min_channels and round_to allow"),
+        (["--plan", "nowhere.json"], "nowhere.json"),
+        (["--plan", "stored.json", "--search", "spsa", "--steps", "0"], "spsa: steps: wanted at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_exit_2(planned: Path, capsys, arguments: list, said: str) -> None:
+    code, lines, err = run(capsys, "replan", "spec.py", *arguments)
+    assert (code, lines) == (2, [])
+    assert re.search(said, err)
+
+
+def test_importance_of_the_specs_own(planned: Path, capsys) -> None:
+    own = "\n\ndef importance(dense, groups):\n    return {'3': dense[3].weight.sum((1, 2, 3))}\n"
+    Path("own.py").write_text(FREE + own)
+    code, (found,), _ = run(
+        capsys, "replan", "own.py", "--plan", "stored.json", "--search", "uniform", "--remove", "0.3", "--tolerance", "0.05"
+    )
+    assert code == 0
+    assert [change["group"] for change in found["difference"]["groups"] if change["after"]] == ["3"]
+
+
 # --- monitor -------------------------------------------------------------------------------------------------------------
 
 DRIFTED = TEMPLATE.replace("return DATA.calibration", "return [(inputs + 1, labels) for inputs, labels in DATA.calibration]")

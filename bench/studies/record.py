@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,60 @@ def write(options: argparse.Namespace, results: Mapping[str, Any], tables: Mappi
     options.json.write_text(json.dumps(results, indent=1) + "\n")
     options.docs.write_text(text)
     print("\n\n".join(tables.values()))
+
+
+def resume(
+    file: Path,
+    keys: Sequence[str],
+    wanted: Iterable[tuple[Any, ...]],
+    run: Callable[[Sequence[tuple[Any, ...]]], Iterable[Mapping[str, Any]]],
+    part: int = 0,
+) -> list[dict[str, Any]]:
+    """Runs what a file of JSON lines lacks, and adds each row as soon as it is there: an interrupted study goes on.
+
+    Args:
+        file: made if it is missing.
+        keys: the fields that tell rows apart.
+        wanted: their values, for each row that there shall be.
+        run: (values of the rows that are missing, of one part) -> those rows, without `keys` and machine.
+        part: how many of the first keys are the same within a part, which is run at once; 0: all of it is one part.
+
+    Returns:
+        All rows of the file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    known = {tuple(row[key] for key in keys) for row in read(file)}
+    parts: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for values in wanted:
+        if values not in known:
+            parts.setdefault(values[:part], []).append(values)
+    for missing in parts.values():
+        for values, row in zip(missing, run(missing), strict=True):
+            full = dict(zip(keys, values, strict=True)) | dict(row) | machine()
+            text = file.read_text()
+            torn = text and not text.endswith("\n")  # a run was killed while it wrote: its line stays apart
+            with file.open("a") as lines:
+                lines.write(("\n" if torn else "") + json.dumps(full) + "\n")
+            print(*values, flush=True)
+    return read(file)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; a line that a kill cut short is no row."""
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean of 2 to 5 values, by Student's t; 0 for one."""
+    t = {1: 0.0, 2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
+    return t * statistics.stdev(values) / math.sqrt(len(values)) if t else 0.0
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and `spread`, such as 74.50 ± 0.31."""
+    half = f" ± {spread(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{half}"
 
 
 def between(text: str, marker: str, table: str) -> str:

@@ -6,6 +6,7 @@
 #include "../core/entropy.h"
 #include "../core/extremes.h"
 #include "../core/joint.h"
+#include "../core/masked_norm.h"
 #include "../core/norms.h"
 #include "../core/pairs.h"
 #include "../core/take.h"
@@ -31,6 +32,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("information", &ppf::cpu::information, "counts"_a, "correction"_a, "information"_a, "threads"_a, release);
   m.def("extremes", &ppf::cpu::extremes, "x"_a, "low"_a, "high"_a, "nans"_a, "threads"_a, release);
   m.def("joint_counts", &ppf::cpu::joint_counts, "x"_a, "edges"_a, "labels"_a.none(true), "counts"_a, "nans"_a,
+        "threads"_a, release);
+  m.def("masked_norm", &ppf::cpu::masked_norm, "x"_a, "mask"_a, "weight"_a.none(true), "bias"_a.none(true), "eps"_a,
+        "centred"_a, "y"_a, "mean"_a, "variance"_a, "threads"_a, release);
+  m.def("masked_norm_backward", &ppf::cpu::masked_norm_backward, "grad"_a, "x"_a, "mask"_a, "weight"_a.none(true),
+        "mean"_a, "variance"_a, "eps"_a, "centred"_a, "dx"_a, "dmask"_a, "dweight"_a.none(true), "dbias"_a.none(true),
         "threads"_a, release);
   m.def("norms", &ppf::cpu::norms, "x"_a, "power"_a, "factor"_a.none(true), "rows"_a, "columns"_a, "threads"_a,
         release);

@@ -184,6 +184,18 @@ template NormBlock<double> norm_block<double>(int, bool);
 template NormBlock<float16> norm_block<float16>(int, bool);
 template NormBlock<bfloat16> norm_block<bfloat16>(int, bool);
 
+template <class T>
+MaskedNormKernels<T> masked_norm_kernels() {
+#if defined(__x86_64__)
+  if (active_isa() >= Isa::avx512) return {avx512::masked_norm_forward<T>, avx512::masked_norm_backward<T>};
+  if (active_isa() == Isa::avx2) return {avx2::masked_norm_forward<T>, avx2::masked_norm_backward<T>};
+#endif
+  return {portable::masked_norm_forward<T>, portable::masked_norm_backward<T>};
+}
+
+template MaskedNormKernels<float> masked_norm_kernels<float>();
+template MaskedNormKernels<double> masked_norm_kernels<double>();
+
 template ReadLevels<float, uint8_t> read_levels();
 template ReadLevels<float, uint16_t> read_levels();
 template ReadLevels<double, uint8_t> read_levels();

@@ -76,6 +76,24 @@ template <class T>
 using NormBlock = void (*)(const T* x, const T* factor, int64_t row_stride, int64_t rows, int64_t entries,
                            double* row_sums, float* position_sums);
 
+// A norm with masked statistics (core/masked_norm.h) over rows of `channels`; `total` is the mask's sum.
+template <class T>
+struct MaskedNorm {
+  const T *mask, *weight, *bias;
+  int64_t channels;
+  double total, eps;
+  bool centred;
+};
+
+template <class T>
+struct MaskedNormKernels {
+  void (*forward)(const MaskedNorm<T>& norm, const T* x, int64_t rows, T* y, T* mean, T* variance);
+
+  // dweight and dbias may be nullptr, both. Sums over rows are added to; dmask's lacks its factor -1 / M.
+  void (*backward)(const MaskedNorm<T>& norm, const T* grad, const T* x, int64_t rows, const T* mean, const T* variance,
+                   T* dx, T* dmask, T* dweight, T* dbias);
+};
+
 // Combines low, high and nans of up to kRangeWidth columns with outer * rows rows of x.
 inline constexpr int64_t kRangeWidth = 1024;
 template <class T>
@@ -133,6 +151,9 @@ Transpose<T> transpose();
 
 template <class T>
 NormBlock<T> norm_block(int power, bool with_factor);
+
+template <class T>
+MaskedNormKernels<T> masked_norm_kernels();
 
 EntropyKernels entropy_kernels(Correction correction);
 

@@ -7,6 +7,7 @@
 #include "plain/histogram.inl"
 #include "plain/pairs.inl"
 #include "plain/norms.inl"
+#include "plain/masked_norm.inl"
 #include "plain/entropy.inl"
 #include "plain/extremes.inl"
 // clang-format on

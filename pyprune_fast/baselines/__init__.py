@@ -1,5 +1,6 @@
 """Baselines for studies: what other papers score channels by. All scores are `Scores`; higher keeps."""
 
+from .activation import score_activation
 from .copula import CopulaInformation, normal_scores, score_copula
 from .fisher import score_fisher
 from .neighbors import NeighborInformation, score_neighbors
@@ -13,6 +14,7 @@ __all__ = [
     "RenyiInformation",
     "matrix_entropy",
     "normal_scores",
+    "score_activation",
     "score_bn_scale",
     "score_copula",
     "score_fisher",

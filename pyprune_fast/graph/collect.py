@@ -25,6 +25,11 @@ def output_axis(layer: nn.Module) -> int | None:
     return 1 if isinstance(layer, nn.Embedding) else None
 
 
+def holder(tensor: str) -> str:
+    """The name of the module that holds a tensor, or the tensor's own if that is the model itself."""
+    return tensor.rpartition(".")[0] or tensor
+
+
 @dataclass(frozen=True)
 class _Root:
     """An axis that a variable stands on."""
@@ -180,7 +185,7 @@ class _Namer:
         """The root layer's name; with positions if others share its axis; the tensor's name if it is taken."""
         source, whole = entry.roots[0].source, entry.roots[0].whole
         tensor = source[0]
-        layer = self.layers.get(source, [tensor.rpartition(".")[0] or tensor])[0]
+        layer = self.layers.get(source, [holder(tensor)])[0]
         own = [m for m, s in zip(entry.members, entry.sources, strict=True) if s == source]
         where = "" if whole else f"[{own[0].offset}:{own[0].end(entry.leaf.size)}]"
         candidates = [f"{layer}{where}", f"{tensor}{where}", *(f"{tensor}{where}#{n}" for n in range(len(self._taken) + 1))]
@@ -193,8 +198,7 @@ def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -
     tracer = trace.tracer
     used = list(zip(entry.members, entry.sources, strict=True))
     holders = components.ordered({components.of(member.tensor) for member in entry.members})
-    makers = {components.of(name) for member, (name, dim) in used if (name, dim) in tracer.makes}
-    readers = {components.of(name) for member, (name, dim) in used if (name, dim) in tracer.reads}
+    makers, readers = (_holders(source for _, source in used if source in part) for part in (tracer.makes, tracer.reads))
     fixed = entry.leaf.fixed or ("its only channel" if entry.leaf.size == 1 else "")
     interface = fixed in trace.interface
     coupling = len(holders) > 1 and not interface
@@ -205,13 +209,20 @@ def _group(trace: Trace, entry: _Class, components: Components, namer: _Namer) -
         members=tuple(entry.members),
         fixed=fixed,
         kind="interface" if interface else "coupling" if coupling else "intra",
-        subtype=subtype(makers, readers, entry.leaf.added) if coupling else "",
+        subtype=subtype(map(components.of, makers), map(components.of, readers), entry.leaf.added) if coupling else "",
         components=holders,
         parameters=_parameters(entry, namer),
         macs=round(entry.macs),
         bound=COUPLING_BOUND if coupling else 1.0,
         bare=tuple(Width(name, block) for name, block in entry.bare.items()),
+        makers=makers,
+        readers=readers,
     )
+
+
+def _holders(sources: Iterable[Source]) -> tuple[str, ...]:
+    """The modules that hold tensors, each once; a tensor of the model itself stands for itself."""
+    return tuple(dict.fromkeys(holder(tensor) for tensor, _ in sources))
 
 
 def _layers(entry: _Class, namer: _Namer) -> Iterator[str]:

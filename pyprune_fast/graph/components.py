@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -48,13 +48,14 @@ class Components:
         return tuple(name for name in self.names if name in names)
 
 
-def subtype(makers: Collection[str], readers: Collection[str], added: bool) -> str:
+def subtype(makers: Iterable[str], readers: Iterable[str], added: bool) -> str:
     """Types a coupling group by the components that make its channels and those that read them.
 
     Example:
         >>> subtype({"encoder"}, {"encoder", "decoder"}, added=False)
         'chain'
     """
-    if len(set(makers)) > 1:
+    by, to = set(makers), set(readers)
+    if len(by) > 1:
         return "residual" if added else "tied"
-    return "fan-out" if len(set(readers) - set(makers)) > 1 else "chain"
+    return "fan-out" if len(to - by) > 1 else "chain"

@@ -15,13 +15,14 @@ a BatchNorm keeps to its channel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pyprune_fast import ops
 from pyprune_fast.slicing import Group, Member
 from pyprune_fast.slicing.places import held_tensors
 
@@ -95,14 +96,58 @@ class MaskedModel:
         Raises:
             ValueError: Masks of an unknown group or of another shape.
         """
-        for name, mask in masks.items():
-            if name not in self._groups:
-                raise ValueError(f"MaskedModel.run: masks: wanted names of its groups, got {name!r}")
-            if mask.shape != (self._groups[name].channels,):
-                wanted = (self._groups[name].channels,)
-                raise ValueError(f"MaskedModel.run: masks: group {name!r}: wanted shape {wanted}, got {tuple(mask.shape)}")
+        self._check("run", masks)
         with self._silenced(masks), _Weighing(self._sites[entry], masks):
             return self.entries[entry].run(self.model, inputs)
+
+    @contextmanager
+    def holding(self, masks: Masks) -> Iterator[None]:
+        """In the block, calls of the model itself are those of the masked model: masks are kept while it is fine-tuned.
+
+        No gradient reaches what a mask of 0 takes away, whatever an optimizer does to those weights changes no output, and
+        norms have the cut model's statistics. So the cut can follow the training, without another loss.
+
+        Args:
+            masks: As for `run`, such as ``plan.masks()``.
+
+        Raises:
+            ValueError: Masks of an unknown group or of another shape, or no entry point that calls the model itself.
+
+        Example:
+            >>> from pyprune_fast.graph import find_groups
+            >>> model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 3)
+            >>> with MaskedModel(model, find_groups(model, x), x).holding({"0": torch.tensor([1.0, 0.0, 1.0, 1.0])}):
+            ...     model(x).sum().backward()
+            >>> model[2].weight.grad[:, 1]
+            tensor([0., 0.])
+        """
+        self._check("holding", masks)
+        entry = next((name for name, point in self.entries.items() if point.call == "forward"), None)
+        if entry is None:
+            raise ValueError(f"MaskedModel.holding: wanted an entry point 'forward', got {', '.join(self.entries)}")
+        running = ExitStack()
+
+        def begin(*_: object) -> None:
+            running.enter_context(self._silenced(masks))
+            running.enter_context(_Weighing(self._sites[entry], masks))
+
+        handles = [
+            self.model.register_forward_pre_hook(begin, prepend=True),
+            self.model.register_forward_hook(lambda *_: running.close(), always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check(self, op: str, masks: Masks) -> None:
+        for name, mask in masks.items():
+            if name not in self._groups:
+                raise ValueError(f"MaskedModel.{op}: masks: wanted names of its groups, got {name!r}")
+            if mask.shape != (self._groups[name].channels,):
+                wanted = (self._groups[name].channels,)
+                raise ValueError(f"MaskedModel.{op}: masks: group {name!r}: wanted shape {wanted}, got {tuple(mask.shape)}")
 
     @contextmanager
     def _silenced(self, masks: Masks) -> Iterator[None]:
@@ -216,23 +261,21 @@ class _Weighing(TorchFunctionMode):
 def _layer_norm(
     x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Tensor:
-    dims = tuple(range(-len(shape), 0))
-    share = mask / mask.mean()
-    centred = x - (x * share).mean(dims, keepdim=True)
-    out = centred * ((centred * centred * share).mean(dims, keepdim=True) + eps).rsqrt()
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias
+    weight, bias = (None if values is None else values.to(x.dtype) for values in (weight, bias))
+    return ops.masked_norm(x, _over(mask, shape), weight, bias, eps=eps)
 
 
 def _one_group(x: Tensor, mask: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     """A GroupNorm of one group: a LayerNorm over channels and sites, with a scale for each channel."""
-    out = _layer_norm(x, mask.expand(1, *x.shape[1:]), x.shape[1:], eps=eps)
+    out = _layer_norm(x, mask, x.shape[1:], eps=eps)
     out = out if weight is None else out * _along(x, 1, weight)
     return out if bias is None else out + _along(x, 1, bias)
 
 
 def _rms_norm(x: Tensor, mask: Tensor, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    dims = tuple(range(-len(shape), 0))
-    small = torch.finfo(x.dtype).eps if eps is None else eps
-    out = x * ((x * x * (mask / mask.mean())).mean(dims, keepdim=True) + small).rsqrt()
-    return out if weight is None else out * weight
+    return ops.masked_norm(x, _over(mask, shape), None if weight is None else weight.to(x.dtype), kind="rms", eps=eps)
+
+
+def _over(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """A mask over all of the axes that are normalised."""
+    return mask.reshape(mask.shape[-len(shape) :]).expand(*shape)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 from pyprune_fast.slicing import Group
 
+from .explain import feeds
+
 
 @dataclass(frozen=True)
 class Row:
@@ -18,6 +20,8 @@ class Row:
         kind: "intra", "coupling" with its subtype, or "interface".
         components: The components that hold its members.
         members: The axes that its channels own: "fc1.weight axis 0", "fc2.weight axis 1".
+        makers, readers: Modules that make the channels, and that read them.
+        feeds: Groups that are computed from them; see explain.
         channels: Number of channels.
         parameters: Parameters that go with one channel.
         macs: Multiply-accumulates that go with it, for one example.
@@ -30,6 +34,9 @@ class Row:
     kind: str
     components: tuple[str, ...]
     members: tuple[str, ...]
+    makers: tuple[str, ...]
+    readers: tuple[str, ...]
+    feeds: tuple[str, ...]
     channels: int
     parameters: int
     macs: int
@@ -90,15 +97,18 @@ def group_table(groups: Sequence[Group]) -> GroupTable:
         a   coupling chain  a, b              3         8          6        5  joint 0.5
         b   interface       b                 2         2          9        8  joint 1    the model's output
     """
-    return GroupTable(_row(group) for group in groups)
+    return GroupTable(_row(group, feeds(group, groups)) for group in groups)
 
 
-def _row(group: Group) -> Row:
+def _row(group: Group, feeds: tuple[str, ...]) -> Row:
     return Row(
         id=group.name,
         kind=f"{group.kind} {group.subtype}".strip(),
         components=group.components,
         members=tuple(dict.fromkeys(f"{member.tensor} axis {member.dim}" for member in group.members)),
+        makers=group.makers,
+        readers=group.readers,
+        feeds=feeds,
         channels=group.channels,
         parameters=group.parameters,
         macs=group.macs,

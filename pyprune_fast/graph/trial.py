@@ -25,6 +25,7 @@ from .entries import EntryPoint, Tie, Trace, inputs_of, read_entries, run_entrie
 from .masked import MaskedModel, variable
 
 Failure = Callable[[Sequence[Group]], str]
+Some = Mapping[str, Sequence[int]]  # channels that are cut, by their group's name
 Gone = Mapping[int, Sequence[int]]  # channels that are cut, by the identity of their variable
 
 
@@ -74,8 +75,9 @@ class Trial:
 
     def shapes_differ(self, groups: Sequence[Group]) -> str:
         """Cuts some of each group's channels; tells why the outputs are not of the shapes that remain."""
-        got, why = self._cut(self._trace.model, groups, lambda x: tuple(x.shape), meta=self._trace.meta)
-        gone = self._gone(groups)
+        some = _some(groups)
+        gone = self._gone(groups, some)
+        got, why = self._cut(self._trace.model, groups, some, gone, lambda x: tuple(x.shape), meta=self._trace.meta)
         wanted = {
             name: [tuple(len(_kept(axis, gone)) for axis in axes) for axes in outputs]
             for name, outputs in self._trace.outputs.items()
@@ -84,10 +86,11 @@ class Trial:
 
     def values_differ(self, groups: Sequence[Group]) -> str:
         """Cuts some of each group's channels; tells why the result is not the masked model's."""
-        gone = self._gone(groups)
+        some = _some(groups)
+        gone = self._gone(groups, some)
         device = next(iter(self._devices))
         masks = {group.name: torch.ones(group.channels, device=device) for group in groups}
-        for name, channels in _some(groups).items():
+        for name, channels in some.items():
             masks[name][list(channels)] = 0
         masked = MaskedModel.of(self._lively, groups, self._entries, self._trace)
         wanted: dict[str, list[Tensor]] = {}
@@ -97,23 +100,21 @@ class Trial:
             except RuntimeError as error:  # a forward method that goes another way with numbers than without
                 return f"there is no masked model to compare with: {_first_line(error)}"
             wanted[name] = [_narrow(x, own, gone) for x, own in zip(found, axes, strict=True)]
-        got, why = self._cut(self._lively, groups, Tensor.clone, meta=False)
+        got, why = self._cut(self._lively, groups, some, gone, Tensor.clone, meta=False)
         if why:
             return why
         pairs = [pair for name in wanted for pair in zip(got[name], wanted[name], strict=True)]
         return "" if all(_close(*pair) for pair in pairs) else "cutting it would change what the remaining channels compute"
 
-    def _gone(self, groups: Sequence[Group]) -> Gone:
-        cut = _some(groups)
-        return {id(variable(self._trace, group)): cut[group.name] for group in groups}
+    def _gone(self, groups: Sequence[Group], some: Some) -> Gone:
+        return {id(variable(self._trace, group)): some[group.name] for group in groups}
 
     def _cut(
-        self, copy: nn.Module, groups: Sequence[Group], read: Callable[[Tensor], Any], meta: bool
+        self, copy: nn.Module, groups: Sequence[Group], some: Some, gone: Gone, read: Callable[[Tensor], Any], meta: bool
     ) -> tuple[dict[str, list[Any]], str]:
         """Runs all entry points on the cut copy: what is read of their outputs, and why they do not run."""
-        gone = self._gone(groups)
         try:
-            cut = apply(copy, Plan.of(copy, groups, _some(groups)))
+            cut = apply(copy, Plan.of(copy, groups, some))
         except ValueError as error:
             return {}, f"it cannot be cut: {_first_line(error)}"
         got: dict[str, list[Any]] = {}
@@ -165,7 +166,7 @@ def verify(model: nn.Module, groups: Sequence[Group], inputs: Any, *, ties: Iter
     return settle(groups, Trial(model, entries, run_entries(model, entries, ties)).values_differ)
 
 
-def _some(groups: Sequence[Group]) -> dict[str, tuple[int, ...]]:
+def _some(groups: Sequence[Group]) -> Some:
     """Some of each group's channels by a fixed seed: between one and all but one.
 
     Not the same share of each: where two groups have to shrink together, equal shares would hide it. So groups of one width

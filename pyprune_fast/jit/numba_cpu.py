@@ -6,6 +6,7 @@
 
 The first use of an op compiles it, in seconds; the result is kept on disk. Counts, levels, ranges and entropies equal those of
 `_cpu` bit for bit. Norms equal them up to rounding; while torch flushes denormals to zero, norms here take them for zero.
+masked_norm is that of torch_cpu.py.
 
 Letters: N images, C channels, D, H, W sites, L levels, K classes, R offsets.
 """
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from .._checks import CORRECTIONS
 from . import entropy_kernels, kernels
+from .torch_cpu import masked_norm as masked_norm
+from .torch_cpu import masked_norm_backward as masked_norm_backward
 from .views import (
     Array,
     classes_of,

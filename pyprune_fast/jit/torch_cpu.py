@@ -67,6 +67,27 @@ def pair_information(x: Tensor, edges: Tensor, correction: str, information: Ten
     information.copy_(reference.pair_information(x, edges, correction, nans))
 
 
+def masked_norm(
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool,
+    y: Tensor, mean: Tensor, variance: Tensor, threads: int,
+) -> None:  # fmt: skip
+    """Contract: csrc/core/masked_norm.h."""
+    for out, found in zip((y, mean, variance), reference.masked_norm(x, mask, weight, bias, eps, centred), strict=True):
+        out.copy_(found)
+
+
+def masked_norm_backward(
+    grad: Tensor, x: Tensor, mask: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float, centred: bool,
+    dx: Tensor, dmask: Tensor, dweight: Tensor | None, dbias: Tensor | None, threads: int,
+) -> None:  # fmt: skip
+    """Contract: csrc/core/masked_norm.h."""
+    affine = dweight is not None
+    found = reference.masked_norm_backward(grad, x, mask, weight, mean, variance, eps, centred, affine)
+    for out, value in zip((dx, dmask, dweight, dbias), found, strict=True):
+        if out is not None:
+            out.copy_(value)
+
+
 def norms(x: Tensor, power: int, factor: Tensor | None, rows: Tensor, columns: Tensor, threads: int) -> None:
     """Contract: csrc/core/norms.h."""
     for out, sums in zip((rows, columns), reference.norms(x, power, factor), strict=True):

@@ -8,6 +8,7 @@ from .aura import aura_counts
 from .entropy import entropy, information
 from .extremes import Extremes, extremes
 from .joint import joint_counts
+from .masked_norm import masked_norm
 from .norms import norms
 from .pairs import pair_counts, pair_information
 from .take import take, take_all
@@ -19,6 +20,7 @@ __all__ = [
     "extremes",
     "information",
     "joint_counts",
+    "masked_norm",
     "norms",
     "pair_counts",
     "pair_information",

@@ -20,7 +20,7 @@ from pyprune_fast import _native
 from pyprune_fast._checks import as_tensor, check_activation, check_count, check_dtype, check_shape, describe
 from pyprune_fast.levels import Levels
 
-_LIBRARY: Any = torch.library.Library("pyprune_fast", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY: Any = torch.library.Library("pyprune_fast", "DEF")  # type: ignore[no-untyped-call]
 
 
 Kernel = Callable[..., Any]
@@ -29,12 +29,12 @@ Kernel = Callable[..., Any]
 def register(schema: str, cpu: Kernel, other: Kernel, fake: Kernel, cuda: Kernel | None = None) -> None:
     """Define an op: its kernel on the CPU, on any other device, its shape rule, and its kernel on CUDA devices if any."""
     name = schema.split("(")[0]
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, functools.partial(_elsewhere, name, other), "CompositeExplicitAutograd")
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, cpu, "CPU")
+    LIBRARY.impl(name, functools.partial(_elsewhere, name, other), "CompositeExplicitAutograd")
     if cuda is not None:
-        _LIBRARY.impl(name, functools.partial(_on_cuda, name, cuda, other), "CUDA")
-    torch.library.register_fake(f"pyprune_fast::{name}", fake, lib=_LIBRARY)
+        LIBRARY.impl(name, functools.partial(_on_cuda, name, cuda, other), "CUDA")
+    torch.library.register_fake(f"pyprune_fast::{name}", fake, lib=LIBRARY)
 
 
 def _elsewhere(name: str, other: Kernel, *arguments: Any) -> Any:

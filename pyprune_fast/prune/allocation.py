@@ -15,7 +15,7 @@ from pyprune_fast.slicing import Group, Plan
 from .cost import cost_after, count_cost
 
 Ranking = Literal["local", "global"]
-Measure = Literal["channels", "parameters", "macs"]
+Measure = Literal["channels", "parameters", "macs", "latency"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Target:
     """How much to remove.
 
     Attributes:
-        measure: "channels" of the groups that can be cut, or "parameters" or "macs" of the whole model.
+        measure: "channels" of the groups that can be cut; "parameters" or "macs" of the whole model; or its "latency", which a
+            `Problem` takes with a `LatencyTable`.
         remove: Fraction to remove, in [0, 1).
 
     Raises:
@@ -34,8 +35,8 @@ class Target:
     remove: float
 
     def __post_init__(self) -> None:
-        if self.measure not in ("channels", "parameters", "macs"):
-            raise ValueError(f"Target: measure: wanted channels, parameters or macs, got {self.measure!r}")
+        if self.measure not in ("channels", "parameters", "macs", "latency"):
+            raise ValueError(f"Target: measure: wanted channels, parameters, macs or latency, got {self.measure!r}")
         if not 0 <= self.remove < 1:
             raise ValueError(f"Target: remove: wanted a fraction in [0, 1), got {self.remove}")
 
@@ -261,7 +262,9 @@ def _nearest(plan_at: Callable[[float], Plan], measure: Callable[[Plan], float],
 def removed_fraction(
     model: nn.Module, groups: Sequence[Group], example_inputs: Any, measure: Measure
 ) -> Callable[[Plan], float]:
-    """Gives the function that tells which fraction a plan removes."""
+    """Gives the function that tells which fraction a plan removes; ValueError for latency, which has no count."""
+    if measure == "latency":
+        raise ValueError("target: wanted channels, parameters or macs, got latency; a Problem with a LatencyTable takes it")
     if measure == "channels":
         total = sum(group.channels for group in groups if not group.fixed)
         return lambda plan: sum(map(len, plan.remove.values())) / max(total, 1)

@@ -25,13 +25,18 @@ from torch import Tensor, nn
 from pyprune_fast._checks import check_choice, check_count
 from pyprune_fast.graph import MaskedModel, Tie
 from pyprune_fast.slicing import Group, Plan, apply
+from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import Target, lowest
-from .metrics import Metric, Table, evaluate
+from .budgets import Budgets
+from .metrics import Metric, Table, evaluate, sharing
 from .metrics.table import objective_and_floors
 from .sparsity import Sparsity
+from .timing import LatencyTable, Timing
+from .validity import bind
 
 Share = Literal["group", "component"]
+Reading = Literal["ratio", "importance_weight"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ class Allocation:
         feasible: whether it meets them all.
         within: whether its sparsity is the target's within the tolerance.
         binding: name of the floor that binds: one that is missed, or else the one with the least to spare; "" without floors.
-        plan: its plan; nothing is removed yet.
+        plan: its plan, bound to the model's weights; nothing is removed yet.
         evaluations: candidates measured on the real metrics.
         points: candidates looked at, with those that sparsity alone ruled out.
         seconds: time of the search.
         history: the first metric of the best candidate after each evaluation, for plots.
+        measured: all candidates that were measured, in order, of those within the tolerance if there are any; see sensitivity.
+        timing: latency of the plan, predicted and measured, where latency is the target.
     """
 
     method: str
@@ -85,6 +92,8 @@ class Allocation:
     points: int
     seconds: float
     history: tuple[float, ...] = field(default=(), repr=False)
+    measured: tuple[Candidate, ...] = field(default=(), repr=False)
+    timing: Timing | None = None
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -102,15 +111,23 @@ class Problem:
         importance: by group name, (channels,), higher keeps, as `group_scores` gives it.
         inputs: as for `find_groups`.
         metrics: the first is the objective; the others have floors (the objective may have one too). Floors come first.
-        target: what to remove (rho), and of what: "parameters", "macs" or "channels".
+        target: what to remove (rho), and of what: "parameters", "macs", "channels" or "latency".
         tolerance: epsilon.
         bounds: a_g by group name, at most the group's own bound (0.5 for coupling groups, 0.9 for others by default).
+        budgets: name of a module, such as a component -> the greatest fraction of its own parameters that may go. All that
+            searches propose keeps to it.
+        allocation: what a coefficient means: "ratio", the fraction of a group's channels that goes; or "importance_weight":
+            the group's importances, divided by their mean, are multiplied by 1 - alpha_g, and one threshold for all groups
+            takes the lowest, so that here, too, a greater coefficient prunes more (finite importances >= 0; for `uniform`,
+            which is then the global ranking, and `spsa`).
         share: whether every group has a coefficient of its own, or all groups of the same components share one.
         min_channels, round_to: kept widths are at least this, and multiples of that.
         ties: as for `find_groups`.
+        latency: what the groups' channels cost in time, for that target; ``inputs`` is one tensor then.
 
     Raises:
-        ValueError: no group that may be cut, a target that the bounds do not allow, an argument out of range.
+        ValueError: no group that may be cut, a table without that target or the reverse, a target that the bounds do not allow,
+            an argument out of range.
 
     Example:
         >>> from pyprune_fast.graph import find_groups
@@ -133,12 +150,18 @@ class Problem:
         target: Target,
         tolerance: float = 0.01,
         bounds: Mapping[str, float] | None = None,
+        budgets: Mapping[str, float] | None = None,
+        allocation: Reading = "ratio",
         share: Share = "group",
         min_channels: int = 1,
         round_to: int = 1,
         ties: Iterable[Tie] = (),
+        latency: LatencyTable | None = None,
     ) -> None:
         ties = tuple(ties)
+        if (latency is None) == (target.measure == "latency"):
+            got = "none" if latency is None else f"one for {target.measure}"
+            raise ValueError(f"Problem: latency: wanted a LatencyTable for that target and for no other, got {got}")
         self.model, self.inputs, self.target = model, inputs, target
         self.groups = [group for group in groups if not group.fixed and group.name in importance]
         if not self.groups:
@@ -146,6 +169,7 @@ class Problem:
         if not 0 < tolerance < 1:
             raise ValueError(f"Problem: tolerance: wanted a fraction in (0, 1), got {tolerance}")
         check_choice("Problem", "share", share, ("group", "component"))
+        check_choice("Problem", "allocation", allocation, ("ratio", "importance_weight"))
         self.objective, self.floors = objective_and_floors("Problem", metrics)
         self.tolerance = tolerance
         self.min_channels = check_count("Problem", "min_channels", min_channels, 1)
@@ -153,18 +177,28 @@ class Problem:
         self.importance = {group.name: importance[group.name].detach().to("cpu", torch.float64) for group in self.groups}
         self.channels = torch.tensor([float(group.channels) for group in self.groups], dtype=torch.float64)
         self.bounds = torch.tensor([_bound(group, bounds or {}) for group in self.groups], dtype=torch.float64)
-        self.sparsity = Sparsity(model, self.groups, inputs, target.measure, ties=ties)
+        self.allocation = allocation
+        if allocation != "ratio" and not self.comparable:
+            raise ValueError(f"Problem: importance: wanted finite numbers >= 0 for allocation {allocation!r}, got others")
+        self.budgets = Budgets(model, self.groups, budgets or {})
+        self.latency = latency
+        self.sparsity: Callable[[Tensor], Tensor] = (
+            Sparsity(model, self.groups, inputs, target.measure, ties=ties)
+            if latency is None
+            else latency.sparsity(self.groups)
+        )
         self.keys = _keys(self.groups, share)  # the number of each group's coefficient
         self.measured: dict[tuple[int, ...], Candidate] = {}
         self.history: list[float] = []
         self.points = 0
+        self.start: Tensor | None = None  # coefficients that searches measure first and may start from, (G,); see replan
         self._masked: MaskedModel | None = None
         self._ties = ties
-        most = float(self.sparsity(self._most()))
+        most = self.fraction(self.harden(self.bounds))
         if most < target.remove - tolerance:
             raise ValueError(
-                f"Problem: target: wanted {target.remove:.4g} of the {target.measure} removed, but bounds, min_channels and "
-                f"round_to allow {most:.4g} at most"
+                f"Problem: target: wanted {target.remove:.4g} of the {target.measure} removed, but bounds, budgets, "
+                f"min_channels and round_to allow {most:.4g} at most"
             )
 
     # --- from coefficients to whole channels ------------------------------------------------------------------------------
@@ -175,11 +209,41 @@ class Problem:
         return int(self.keys.max()) + 1
 
     def bounded(self, alpha: Tensor) -> Tensor:
-        """Coefficients of all groups, (..., G), clamped to their bounds."""
-        return alpha.clamp(min=0).minimum(self.bounds)
+        """Coefficients of all groups, (..., G), clamped to their bounds and scaled down to the budgets."""
+        return self.budgets.scaled(alpha.clamp(min=0).minimum(self.bounds))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether importances can be compared between groups: all are finite and none is negative."""
+        return all(bool((scores.isfinite() & (scores >= 0)).all()) for scores in self.importance.values())
+
+    def threshold(self, weights: Tensor) -> Tensor:
+        """The fractions of channels, (G,), below one threshold for all groups that meets the target with whole channels.
+
+        The threshold is on weights[g] times importances divided by their group's mean.
+        """
+        own = [self.importance[group.name] for group in self.groups]
+        rows = [weight * row / (row.mean() if row.any() else 1) for weight, row in zip(weights, own, strict=True)]
+        owner = torch.cat([torch.full_like(row, g, dtype=torch.int64) for g, row in enumerate(rows)])
+        order = owner[torch.sort(torch.cat(rows), stable=True).indices]
+
+        def at(number: int) -> Tensor:
+            return self.bounded(order[:number].bincount(minlength=len(rows)) / self.channels)
+
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            short = self.fraction(self.harden(at(middle))) < self.target.remove
+            low, high = (middle + 1, high) if short else (low, middle)
+        return at(high)
 
     def project(self, alpha: Tensor) -> Tensor:
-        """Shifts the coefficients of all groups, (G,), together until, with fractions of channels, just the target goes."""
+        """From coefficients of all groups, (G,), the fractions of channels with which just the target goes: by a common shift.
+
+        Where coefficients are weights of importances, by one threshold.
+        """
+        if self.allocation == "importance_weight":
+            return self.threshold(1 - alpha)
         low, high = -1.0, 1.0
         for _ in range(50):
             middle = (low + high) / 2
@@ -189,7 +253,9 @@ class Problem:
 
     def harden(self, alpha: Tensor) -> dict[str, int]:
         """Whole channels that go from each group, from coefficients of all groups, (G,)."""
-        return {g.name: self._allowed(i, round(float(alpha[i]) * g.channels)) for i, g in enumerate(self.groups)}
+        counts = [self._allowed(i, round(float(alpha[i]) * g.channels)) for i, g in enumerate(self.groups)]
+        counts = self.budgets.trimmed(counts, lambda i, count: self._allowed(i, count - self.round_to))
+        return {group.name: count for group, count in zip(self.groups, counts, strict=True)}
 
     def repair(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Moves single channels (or `round_to` at a time) until the target is met within the tolerance, or no move helps.
@@ -202,7 +268,8 @@ class Problem:
             moves = []
             for i, group in enumerate(self.groups):
                 moved = {**now, group.name: self._allowed(i, now[group.name] + step)}
-                if abs(self.fraction(moved) - self.target.remove) < abs(gap):
+                nearer = abs(self.fraction(moved) - self.target.remove) < abs(gap)
+                if nearer and self.budgets.met(torch.tensor([float(moved[group.name]) for group in self.groups])):
                     moves.append(moved)
             if not moves:
                 break
@@ -215,9 +282,6 @@ class Problem:
         least = max(self.min_channels, group.channels - int(float(self.bounds[index]) * group.channels + 1e-9))
         kept = max(group.channels - count, least)
         return max(0, group.channels - -(-kept // self.round_to) * self.round_to)
-
-    def _most(self) -> Tensor:
-        return torch.tensor([float(self._allowed(i, g.channels)) for i, g in enumerate(self.groups)], dtype=torch.float64)
 
     # --- judging ----------------------------------------------------------------------------------------------------------
 
@@ -252,8 +316,11 @@ class Problem:
 
     def best(self) -> Candidate:
         """The best candidate measured so far, of those within the tolerance if there are any."""
+        return max(self._near(), key=lambda candidate: candidate.worth)
+
+    def _near(self) -> list[Candidate]:
         found = list(self.measured.values())
-        return max([c for c in found if self.within(c)] or found, key=lambda candidate: candidate.worth)
+        return [candidate for candidate in found if self.within(candidate)] or found
 
     def masked(self) -> MaskedModel:
         """The model with soft masks, for searches by gradient."""
@@ -265,7 +332,10 @@ class Problem:
         """Runs a search that measures candidates; its allocation. What earlier searches measured does not count."""
         self.measured, self.history, self.points = {}, [], 0
         start = time.perf_counter()
-        search()
+        with sharing():
+            if self.start is not None:
+                self.measure(self.repair(self.harden(self.start)))
+            search()
         best = self.best()
         note: dict[str, str | int | float] = {
             "method": method,
@@ -273,17 +343,21 @@ class Problem:
             "wanted": self.target.remove,
             "reached": best.sparsity,
         }
+        plan = bind(self.plan(best.counts, note), fingerprint(self.model))
+        seconds = time.perf_counter() - start
         return Allocation(
             method=method,
             candidate=best,
             feasible=best.table.ok,
             within=self.within(best),
             binding=best.table.binding.name if best.table.binding else "",
-            plan=self.plan(best.counts, note),
+            plan=plan,
             evaluations=len(self.measured),
             points=self.points,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             history=tuple(self.history),
+            measured=tuple(self._near()),
+            timing=None if self.latency is None else self.latency.time(self.model, plan, self.inputs),
         )
 
 

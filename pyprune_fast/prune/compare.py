@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyprune_fast.scoring import Scores
 
@@ -116,9 +116,7 @@ def compare(
     announce("latency and memory")
     inputs = next(iter(data.test))[0][:1].to(device_of(model))
     models = {"dense": model, **{str(number): result.model for number, result in enumerate(results)}}
-    times = latency(models, inputs, batch_sizes=batch_sizes, seconds=latency_seconds)
-    largest = inputs.expand(max(batch_sizes), *inputs.shape[1:]).contiguous()
-    running = {name: Running(times[name], peak_memory(m, largest)) for name, m in models.items()}
+    running = running_costs(models, inputs, batch_sizes=batch_sizes, seconds=latency_seconds)
     announce("undo")
     main = results[0]
     main.undo()
@@ -128,6 +126,29 @@ def compare(
         pruner.metric(main.model),
         time.perf_counter() - start,
     )
+
+
+def running_costs(
+    models: Mapping[str, nn.Module], example: Tensor, *, batch_sizes: Sequence[int] = (1, 64), seconds: float = 1.0
+) -> dict[str, Running]:
+    """Latency and memory of several models, measured side by side.
+
+    Args:
+        models: as for latency, like all that follows.
+        example: (N, ...) inputs; the first is repeated.
+        batch_sizes: batches to measure; memory is that of the largest.
+        seconds: to spend on each model and batch size.
+
+    Returns:
+        name -> what it costs when it runs. Memory is counted and deterministic, latency is measured.
+
+    Example:
+        >>> running_costs({"net": nn.Linear(4, 2)}, torch.zeros(1, 4), batch_sizes=(8,), seconds=0.01)["net"].peak_memory
+        232
+    """
+    times = latency(models, example, batch_sizes=batch_sizes, seconds=seconds)
+    largest = example[:1].expand(max(batch_sizes), *example.shape[1:]).contiguous()
+    return {name: Running(times[name], peak_memory(model, largest)) for name, model in models.items()}
 
 
 def _title(target: Any) -> str:

@@ -104,6 +104,7 @@ class Result:
         groups: the dense model's groups.
         rounds: the rounds, in order.
         fingerprint: of the dense model's state, see slicing.fingerprint.
+        metric: what the metric is called: "accuracy", or the name of the function that was given.
     """
 
     model: nn.Module
@@ -116,6 +117,7 @@ class Result:
     rounds: list[Round] = field(default_factory=list)
     _cuts: list[Cut] = field(default_factory=list, repr=False)
     fingerprint: str = ""
+    metric: str = "accuracy"
 
     @property
     def plan(self) -> Plan:
@@ -218,6 +220,8 @@ class Pruner:
         check_choice("Pruner", "compensation", compensation, ("none", *METHODS))
         self.compensation = compensation
         self.target = target if target is not None else Target("macs", 0.4)
+        if isinstance(self.target, Target) and self.target.measure == "latency":
+            raise ValueError("Pruner: target: wanted channels, parameters or macs, got latency; a Problem takes it")
         self.rounds = check_count("Pruner", "rounds", rounds, 1)
         self.ranking: Division = ranking
         self.min_channels, self.round_to = min_channels, round_to
@@ -238,6 +242,7 @@ class Pruner:
 
         self.tune = tune or default_tune
         self.metric = metric or (lambda model: accuracy(model, data.test))
+        self.metric_name = "accuracy" if metric is None else str(getattr(metric, "__name__", "metric"))
         self.loss, self.autocast = loss, autocast
 
     def run(self, scores: Scores | None = None) -> Result:
@@ -260,7 +265,7 @@ class Pruner:
         before = count_cost(model, example)
         target = self.target if isinstance(self.target, Target) else None
         result = Result(model, criterion_name(self.criterion), target, self.metric(model), before, before, groups)
-        result.fingerprint = fingerprint(model)
+        result.fingerprint, result.metric = fingerprint(model), self.metric_name
         try:
             for number in range(self.rounds):
                 self._round(result, number, example, scores if number == 0 else None)

@@ -25,7 +25,7 @@ from .files import load_tensors, save_tensors
 from .metrics.estimate import Rate, plain_number
 from .metrics.metric import Metric
 from .metrics.table import evaluate
-from .rollout import AFTER
+from .validity import AFTER
 
 BASELINE, WINDOW = "pyprune_fast.baseline", "pyprune_fast.window"
 RATES = ("accuracy", "agreement")

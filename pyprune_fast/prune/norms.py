@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,30 +47,55 @@ def group_norms(model: nn.Module, groups: Iterable[Group], power: int = 2) -> di
         >>> group_norms(model, find_groups(model, torch.zeros(1, 1)))
         {'0': tensor([5., 2.], dtype=torch.float64)}
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    chosen = list(groups)
+    weights = dict(model.named_parameters())
     sums: dict[tuple[str, int], Tensor] = {}
-    scores = {}
+    for name, dims in owned_axes("group_norms", model, chosen).items():
+        sums |= {(name, dim): along.cpu() for dim, along in sums_along(weights[name], dims, power).items()}
+    return over_members(chosen, sums)
+
+
+def owned_axes(where: str, model: nn.Module, groups: Iterable[Group]) -> dict[str, set[int]]:
+    """The axes of parameters with two or more axes along which the groups that may be cut own parts; ValueError for others'."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    axes: dict[str, set[int]] = {}
     for group in groups:
         for member in group.members:
             shape = shapes.get(member.tensor, ())
             if not (member.dim < len(shape) and member.end(group.channels) <= shape[member.dim]):
-                raise ValueError(f"group_norms: group {group.name!r}: wanted a group of this model, got {member}")
-        members = [member for member in group.members if member.tensor in weights]
+                raise ValueError(f"{where}: group {group.name!r}: wanted a group of this model, got {member}")
+            if not group.fixed and member.tensor in weights:
+                axes.setdefault(member.tensor, set()).add(member.dim)
+    return axes
+
+
+def sums_along(x: Tensor, dims: Iterable[int], power: int, factor: Tensor | None = None) -> dict[int, Tensor]:
+    """Sums of |x * factor|^power over all axes but one, float64 on x's device; those of the first two axes come together."""
+    sums: dict[int, Tensor] = {}
+    for dim in dims:
+        if dim not in sums:
+            lead = max(dim - 1, 0)
+            found = ops.norms(x.flatten(0, lead), power, None if factor is None else factor.flatten(0, lead))
+            sums |= {dim: found[1].double()} if lead else {axis: along.double() for axis, along in enumerate(found)}
+    return sums
+
+
+def over_members(groups: Iterable[Group], sums: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+    """The mean over each group's members of what a channel owns of the sums along their axes; fixed groups are left out.
+
+    Args:
+        groups: Groups; those of whose members none has sums are left out.
+        sums: (tensor, axis) -> (size of the axis,) float64 on the CPU.
+    """
+    scores = {}
+    for group in groups:
+        members = [member for member in group.members if (member.tensor, member.dim) in sums]
         if group.fixed or not members:
             continue
         total = torch.zeros(group.channels, dtype=torch.float64)
         for member in members:
-            if (member.tensor, member.dim) not in sums:
-                sums |= _sums(member.tensor, weights[member.tensor], member.dim, power)
             along = sums[member.tensor, member.dim]
             total += along[member.positions(range(group.channels))].reshape(group.channels, -1).sum(1)
         scores[group.name] = total / len(members)
     return scores
-
-
-def _sums(name: str, weight: Tensor, dim: int, power: int) -> dict[tuple[str, int], Tensor]:
-    """Sums over all but one axis, and over all but the other of the first two, which come together."""
-    if dim > 1:
-        return {(name, dim): ops.norms(weight.flatten(0, dim - 1), power)[1].double().cpu()}
-    return {(name, axis): along.double().cpu() for axis, along in enumerate(ops.norms(weight, power))}

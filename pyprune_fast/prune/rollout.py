@@ -17,10 +17,10 @@ from pyprune_fast.slicing.pruned import load_pruned, save_pruned, saved_plans
 from .gate import Verdict, check_floors, gate
 from .journal import Journal
 from .metrics.metric import Metric
+from .validity import AFTER, bind, check_bound, unbound
 
 StagePlan = Plan | Callable[[nn.Module], Plan]
 FindGroups = Callable[[nn.Module], Sequence[Group]]
-BEFORE, AFTER = "weights", "weights_after"  # notes of a bound plan
 
 
 @dataclass(frozen=True)
@@ -188,19 +188,6 @@ def _stage(
     return False
 
 
-def bind(plan: Plan, before: str, after: str) -> Plan:
-    """The plan with the fingerprints of the weights that it is valid for, and of those that it left, among its notes."""
-    return replace(plan, note={**plan.note, BEFORE: before, AFTER: after})
-
-
-def check_bound(op: str, plan: Plan, weights: str) -> None:
-    """ValueError if the plan is bound to other weights: it must be validated anew for these."""
-    bound = plan.note.get(BEFORE)
-    if bound is not None and bound != weights:
-        got = f"{weights[:12]}; the weights changed, so the plan must be validated anew"
-        raise ValueError(f"{op}: plan: wanted the weights {str(bound)[:12]} that it is bound to, got {got}")
-
-
 def load_accepted(model_factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> tuple[nn.Module, Plan]:
     """The accepted model from the file that `Rollout.save` wrote.
 
@@ -284,7 +271,8 @@ def _staged(plan: Plan, find: FindGroups, parts: Sequence[Mapping[str, Sequence[
             remove = {
                 name: [c - sum(other < c for other in gone[name]) for c in channels] for name, channels in parts[number].items()
             }
-            return Plan.of(model, find(model), remove, {**plan.note, "stage": number + 1, "stages": len(parts)})
+            note = (unbound(plan) if number else plan).note  # only the first stage meets the weights that the plan is bound to
+            return Plan.of(model, find(model), remove, {**note, "stage": number + 1, "stages": len(parts)})
 
         return make
 

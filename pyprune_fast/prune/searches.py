@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from pyprune_fast._checks import check_count, describe
 
-from .allocation import allocate
 from .coefficients import Allocation, Candidate, Problem
 from .metrics import Metric, Run
 
@@ -44,7 +43,7 @@ def uniform(problem: Problem) -> Allocation:
 
 def global_ranking(problem: Problem) -> Allocation:
     """One threshold for all groups on their importance, divided by each group's mean."""
-    return problem.solve("global", lambda: _hard(problem, _by_threshold(problem)))
+    return problem.solve("global", lambda: _hard(problem, problem.threshold(torch.ones_like(problem.bounds))))
 
 
 def grid(problem: Problem, *, levels: Sequence[float] = LEVELS, cap: int = 20_000) -> Allocation:
@@ -59,6 +58,7 @@ def grid(problem: Problem, *, levels: Sequence[float] = LEVELS, cap: int = 20_00
         ValueError: more combinations than can be listed (10^8), more feasible ones than the cap, or none. Coefficients can be
             shared by components to have fewer.
     """
+    _check_ratios("grid", problem)
     points = len(levels) ** problem.coefficients
     if points > 10**8:
         raise ValueError(
@@ -76,7 +76,7 @@ def grid(problem: Problem, *, levels: Sequence[float] = LEVELS, cap: int = 20_00
 
 def _feasible(problem: Problem, levels: Tensor, points: int, cap: int) -> Iterator[dict[str, int]]:
     K, seen = problem.coefficients, set()
-    powers = len(levels) ** torch.arange(K)
+    powers = len(levels) ** torch.arange(K - 1, -1, -1)  # the last group changes most often: `sharing` keeps the layers before
     for start in range(0, points, _CHUNK):
         number = torch.arange(start, min(start + _CHUNK, points))
         alpha = problem.bounded(levels[number[:, None] // powers % len(levels)][:, problem.keys])
@@ -125,6 +125,7 @@ def gradient(
     Raises:
         ValueError: no batches, an objective without a surrogate, or a parameter out of range.
     """
+    _check_ratios("gradient", problem)
     check_count("gradient", "steps", steps, 1)
     if not 0 < tau[1] <= tau[0]:
         raise ValueError(f"gradient: tau: wanted first >= last > 0, got {tau}")
@@ -205,40 +206,34 @@ def spsa(problem: Problem, *, steps: int = 150, size: float = 0.1, learning_rate
     return problem.solve("spsa", search)
 
 
-def _by_threshold(problem: Problem) -> Tensor:
-    """Coefficients, (G,), of one threshold for all groups that meets the target."""
-
-    def at(ratio: float) -> Tensor:
-        removed = allocate(problem.groups, problem.importance, ratio=ratio, ranking="global")
-        alpha = [len(removed.get(g.name, ())) / g.channels for g in problem.groups]
-        return problem.bounded(torch.tensor(alpha, dtype=torch.float64))
-
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        short = problem.fraction(problem.harden(at(middle))) < problem.target.remove
-        low, high = (middle, high) if short else (low, middle)
-    return at(high)
-
-
 def _start(problem: Problem) -> Tensor:
-    """Theta of the better of uniform coefficients and one threshold, both measured: no search ends below them.
+    """Theta of the best of uniform coefficients, one threshold, and the problem's own start: no search ends below them.
 
     Where coefficients are shared, each is the mean over its groups. Importances that cannot be compared between groups
     (negative, infinite) have no threshold.
     """
     starts = [problem.project(torch.zeros_like(problem.bounds))]
-    if all(bool((scores.isfinite() & (scores >= 0)).all()) for scores in problem.importance.values()):
-        starts.append(_by_threshold(problem))
+    if problem.start is not None:
+        starts.insert(0, problem.start)  # of equals, the first is taken
+    if problem.comparable:
+        starts.append(problem.threshold(torch.ones_like(problem.bounds)))
     alpha = max(starts, key=lambda start: _hard(problem, start).worth)
     share = torch.zeros(problem.coefficients, dtype=torch.float64)
+    if problem.allocation == "importance_weight":
+        return share  # equal weights
     share.index_add_(0, problem.keys, alpha / problem.bounds.clamp(min=1e-9))
     return (share / problem.keys.bincount()).clamp(0.01, 0.99).logit()
 
 
+def _check_ratios(where: str, problem: Problem) -> None:
+    if problem.allocation != "ratio":
+        raise ValueError(f"{where}: problem: wanted allocation 'ratio', got {problem.allocation!r}; spsa takes it")
+
+
 def _alpha(problem: Problem, theta: Tensor) -> Tensor:
     """Coefficients of all groups, (G,)."""
-    return problem.bounds * theta.sigmoid()[problem.keys]
+    most = 1.0 if problem.allocation == "importance_weight" else problem.bounds
+    return most * theta.sigmoid()[problem.keys]
 
 
 def _try(problem: Problem, alpha: Tensor) -> float:

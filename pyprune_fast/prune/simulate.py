@@ -16,7 +16,7 @@ from pyprune_fast.slicing.fingerprint import fingerprint
 
 from .allocation import lowest
 from .journal import Journal
-from .metrics import Metric
+from .metrics import Metric, sharing
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ def simulate(
         )
         return found
 
-    dense = values({})
-    effects = []
-    todo = [(group, ratio) for group in own for ratio in sorted(ratios)]
-    for group, ratio in tqdm(todo, desc="simulate", disable=not progress):
-        count = min(max(1, round(ratio * group.channels)), group.channels - 1)
-        channels = lowest(importance[group.name], count)
-        effects.append(Effect(group.name, ratio, count, group.channels, values({group.name: channels})))
+    with sharing():
+        dense = values({})
+        effects = []
+        todo = [(group, ratio) for group in own for ratio in sorted(ratios)]
+        for group, ratio in tqdm(todo, desc="simulate", disable=not progress):
+            count = min(max(1, round(ratio * group.channels)), group.channels - 1)
+            channels = lowest(importance[group.name], count)
+            effects.append(Effect(group.name, ratio, count, group.channels, values({group.name: channels})))
     return Simulation(dense, tuple(effects))

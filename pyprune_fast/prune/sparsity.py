@@ -36,6 +36,7 @@ class Sparsity:
         measure: "parameters", "macs" (matrix products, convolutions and attention, of one example, over all entry points), or
             "channels" of the groups.
         ties: As for `find_groups`.
+        within: Name of a module: only its parameters count.
 
     Source:
         After Sundaram et al., arXiv 2507.14882 (a target sparsity within a tolerance); the polynomial is exact counting.
@@ -56,9 +57,10 @@ class Sparsity:
         measure: Measure = "parameters",
         *,
         ties: Iterable[Tie] = (),
+        within: str = "",
     ):
         trace = run_entries(model, read_entries(model, inputs), ties) if measure == "macs" else None
-        self._prepare(list(groups), _terms(model, groups, measure, trace))
+        self._prepare(list(groups), _terms(model, groups, measure, trace, within))
 
     def _prepare(self, groups: list[Group], terms: list[Term]) -> None:
         index = {group.name: g for g, group in enumerate(groups)}
@@ -85,13 +87,13 @@ class Sparsity:
         return 1 - (left.prod(-1) @ self._sizes) / max(self.total, 1.0)
 
 
-def _terms(model: nn.Module, groups: Sequence[Group], measure: Measure, trace: Trace | None) -> list[Term]:
+def _terms(model: nn.Module, groups: Sequence[Group], measure: Measure, trace: Trace | None, within: str) -> list[Term]:
     if measure == "channels":
         return [(float(group.channels), [{group.name: 1 / group.channels}]) for group in groups]
-    return _of_products(trace, groups) if trace is not None else _of_parameters(model, groups)
+    return _of_products(trace, groups) if trace is not None else _of_parameters(model, groups, within)
 
 
-def _of_parameters(model: nn.Module, groups: Sequence[Group]) -> list[Term]:
+def _of_parameters(model: nn.Module, groups: Sequence[Group], within: str) -> list[Term]:
     owned: dict[str, dict[int, dict[str, float]]] = {}
     for group in groups:
         for member in group.members:
@@ -99,6 +101,8 @@ def _of_parameters(model: nn.Module, groups: Sequence[Group]) -> list[Term]:
             shares[group.name] = shares.get(group.name, 0.0) + member.block
     terms = []
     for name, parameter in model.named_parameters():
+        if within and not name.startswith(f"{within}."):
+            continue
         axes = owned.get(name, {})
         terms.append((float(parameter.numel()), [_divided(shares, parameter.shape[dim]) for dim, shares in axes.items()]))
     return terms

@@ -5,6 +5,7 @@ A Python file defines functions (all but the first two may be missing):
     model() -> the dense model              metrics(dense) -> list of Metric
     quick(dense) -> metrics on few data     tune(model), fine-tunes in place     example() -> what the model takes
     reference() -> batches of usual inputs  stream() -> batches to be watched    features(inputs) -> (N, F)
+    importance(dense, groups) -> scores by group name, for replan                batches() -> what the surrogates take
 
 and FLOORS, a mapping, for the monitor's rates. A JSON file names such functions as "module:function", and built-in metrics.
 """
@@ -25,11 +26,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyprune_fast._checks import describe
+from pyprune_fast.slicing import Group
 
 from . import metrics as built_in
 from .drift import Features, summaries
 from .metrics.metric import Metric
 from .metrics.reading import first_tensor
+from .norms import group_norms
 
 Makes = Callable[[], Any]
 MakesMetrics = Callable[[nn.Module], Sequence[Metric]]
@@ -37,8 +40,8 @@ MakesMetrics = Callable[[nn.Module], Sequence[Metric]]
 ON_BATCHES = ("accuracy", "recall", "recall_at_false_alarms", "cost", "psnr", "ssim")
 WITH_DENSE = ("agreement", "flips", "latent_drift", "neighbor_overlap")
 RUNNING = ("latency", "memory", "macs", "size")
-FUNCTIONS = ("model", "metrics", "quick", "tune", "example", "reference", "stream", "features")
-KEYS = ("model", "data", "metrics", "quick", "confidence", "tune", "reference", "stream", "features", "floors")
+FUNCTIONS = ("model", "metrics", "quick", "tune", "example", "reference", "stream", "features", "importance", "batches")
+KEYS = ("model", "data", "metrics", "quick", "confidence", "tune", "reference", "stream", "features", "importance", "floors")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Spec:
     reference: Makes | None = None
     stream: Makes | None = None
     features: Features = summaries
+    importance: Callable[[nn.Module, Sequence[Group]], Mapping[str, Tensor]] = group_norms
+    batches: Makes | None = None
     floors: Mapping[str, float] = field(default_factory=dict)
 
     def need(self, name: str) -> Makes:
@@ -134,7 +139,8 @@ def _from_json(data: Any) -> Spec:
         raise ValueError(f"spec: wanted {', '.join(missing)} in it, got none")
     if not isinstance(data["metrics"], list):
         raise ValueError(f"spec: metrics: wanted a list, got {describe(data['metrics'])}")
-    functions = {key: _function(key, data[key]) for key in ("model", "tune", "reference", "stream", "features") if key in data}
+    named = ("model", "tune", "reference", "stream", "features", "importance")
+    functions = {key: _function(key, data[key]) for key in named if key in data}
     source = _Source(_function("data", data["data"]))
     rows, confidence = data["metrics"], data.get("confidence")
 
@@ -147,6 +153,7 @@ def _from_json(data: Any) -> Spec:
         metrics=make(lambda: source.batches),
         quick=None if quick is None else make(lambda: built_in.subset(source.batches, quick)),
         example=lambda: source.example,
+        batches=lambda: getattr(source.data, "calibration", source.data),
         floors=data.get("floors", {}),
     )
 

@@ -1,68 +1,79 @@
-"""The report of a comparison: one HTML file that needs nothing else, not even a network."""
+"""A report as one HTML file that needs nothing else: no network, no script, light and dark."""
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import resources
-from pathlib import Path
+import base64
+import io
+from typing import Any
 
-import torch
+import numpy as np
 
-from pyprune_fast import build_info
-from pyprune_fast.prune import Comparison
-
-from . import plots
-from .table import by_target, summary, widths
+from .cards import cards
+from .contents import Picture, Report
+from .plots import FIGURES
+from .sections import sections
 
 
-def write_report(comparison: Comparison, path: str | os.PathLike[str], *, title: str = "Pruning report") -> None:
-    """Write the report; the file is replaced in one step.
+def as_html(report: Report) -> str:
+    """The page.
 
     Args:
-        comparison: what `prune.compare` returned.
-        path: of the HTML file; its folder exists.
-        title: heading of the page.
+        report: what `collect` gave, or `Report.from_json`.
+
+    Returns:
+        HTML; the same for the same report, with the same versions of jinja2 and matplotlib.
 
     Raises:
-        OSError: the file cannot be written.
         ImportError: jinja2 or matplotlib is missing; `pip install pyprune-fast[report]` brings them.
     """
     import jinja2
 
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    main = comparison.main
-    page = environment.from_string(template).render(
-        title=title,
-        comparison=comparison,
-        main=main,
-        last=main.rounds[-1],
-        summary=summary(comparison),
-        targets=[
-            {"name": name, "widths": widths(results), "plot": plots.kept_widths(results)}
-            for name, results in by_target(comparison).items()
-        ],
-        accuracy_plot=plots.accuracy(comparison),
-        scores_plot=plots.sorted_scores(main),
-        aura_plot=plots.aura_matrices(case.result for case in comparison.cases),
-        provenance=_provenance(comparison),
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pyprune_fast", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
-    target = Path(path)
-    draft = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    parts = sections(report)
+    figures = {part.name: list(FIGURES[part.name](report)) for part in parts if part.name in FIGURES}
+    return environment.get_template("report.html.j2").render(
+        report=report, cards=cards(report), sections=parts, figures=figures, photo=_photo, picture=_picture, matrix=_matrix
+    )
 
 
-def _provenance(comparison: Comparison) -> dict[str, str]:
-    main = comparison.main
-    return {
-        **build_info(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "model": f"{type(main.model).__name__}, state sha256 {main.fingerprint}",
-        "plan": ", ".join(f"{key} = {value}" for key, value in sorted(main.plan.note.items())),
-        "time of the whole run": f"{comparison.seconds:.0f} s",
-    }
+def _photo(picture: Picture) -> str:
+    """A data URI of an image, in grey or colour."""
+    return _png(np.broadcast_to(_pixels(picture), (picture.height, picture.width, 3)))
+
+
+def _picture(picture: Picture) -> str:
+    """A data URI of a map, in colours that tell its values."""
+    return _png(_coloured(_pixels(picture)[..., 0] / 255))
+
+
+def _pixels(picture: Picture) -> Any:
+    pixels = np.frombuffer(base64.b64decode(picture.pixels), np.uint8)
+    return pixels.reshape(picture.height, picture.width, picture.channels)
+
+
+def _matrix(counts: tuple[tuple[int, ...], ...]) -> str:
+    """A data URI of a matrix of counts, in logarithms."""
+    values = np.log1p(np.array(counts, dtype=np.float64))
+    return _png(_coloured(values / (values.max() or 1.0)))
+
+
+def _coloured(values: Any) -> Any:
+    """Cividis: even steps for every reader, colour-blind or not."""
+    from matplotlib import colormaps
+
+    return (colormaps["cividis"](values)[..., :3] * 255).round().astype(np.uint8)
+
+
+def _png(image: Any) -> str:
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, np.ascontiguousarray(image), format="png", metadata={"Software": ""})
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,69 +1,108 @@
-"""The tables of a comparison as rows of text: the terminal and the HTML report show the same."""
+"""Tables of a report as rows of text: the terminal, Markdown and HTML show the same."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyprune_fast.prune import Comparison, Cost, Result
-from pyprune_fast.prune.compare import Running
+from pyprune_fast.prune import Cost, Measurement, Running, Target
+
+from .contents import Case, Report
 
 Row = list[str]
 
 
-def summary(comparison: Comparison) -> tuple[Row, list[Row]]:
-    """Head and rows of the main table: the dense model, then every case.
+def summary(report: Report) -> tuple[Row, list[Row]]:
+    """Head and rows of the table of cases: the dense model, then every case.
 
-    Accuracy in percent; latency in milliseconds; memory in MB (10^6 bytes); scoring as time and share of its forward passes.
+    The metric in its units (accuracy in percent); latency in milliseconds; memory in MB (10^6 bytes); scoring as time and
+    share of its forward passes.
     """
-    sizes = sorted(comparison.dense.latency)
+    main, dense = report.cases[0], report.dense
+    assert dense is not None  # a report with cases has costs
+    sizes = sorted(main.running.latency) if main.running is not None else []
     head = ["criterion", "target", "before", "after cut", "fine-tuned", "parameters", "MACs"]
-    head += [f"ms, batch {size}" for size in sizes] + ["peak MB", "scoring"]
-    main = comparison.main
-    before = f"{100 * main.metric_before:.2f}"
-    rows = [["dense", "", before, "", "", *_costs(main.cost_before, main.cost_before, comparison.dense), ""]]
-    for case in comparison.cases:
-        result = case.result
-        first, last = result.rounds[0], result.rounds[-1]
-        scoring = f"{first.scores.seconds:.1f} s, {first.scores.share:.0%}" if first.scores.images else ""
-        rows.append(
-            [
-                result.criterion,
-                target_of(result),
-                before,
-                f"{100 * last.metric_cut:.2f}",
-                f"{100 * last.metric_tuned:.2f}",
-                *_costs(result.cost_after, result.cost_before, case.running),
-                scoring,
-            ]
-        )
+    head += [*(f"ms, batch {size}" for size in sizes), "peak MB", "scoring"]
+    before = metric_value(report, main.before)
+    rows = [["dense", "", before, "", "", *_costs(dense, dense), *running_cells(report.running.get("dense"), sizes), ""]]
+    for case in report.cases:
+        scoring = f"{case.seconds:.1f} s, {case.share:.0%}" if case.images else ""
+        after = metric_value(report, case.cut), metric_value(report, case.tuned)
+        cells = [case.criterion, target_name(case.target), before, *after, *_costs(case.cost, dense)]
+        rows.append([*cells, *running_cells(case.running, sizes), scoring])
     return head, rows
 
 
-def widths(results: Sequence[Result]) -> tuple[Row, list[Row]]:
-    """Head and rows of the kept widths: a row a group, a column a result."""
-    head = ["group", "dense", *(result.criterion for result in results)]
-    kept = [result.widths() for result in results]
-    names = [group.name for group in results[0].groups if any(group.name in k for k in kept)]
-    rows = []
-    for name in names:
-        dense = next(k[name][0] for k in kept if name in k)
-        rows.append([name, str(dense), *(str(k.get(name, (dense, dense))[1]) for k in kept)])
-    return head, rows
+def widths(cases: Sequence[Case]) -> tuple[Row, list[Row]]:
+    """Head and rows of the kept widths: a row a group that some case cut, a column a case."""
+    head = ["group", "dense", *(case.criterion for case in cases)]
+    dense = {name: before for case in cases for name, (before, _) in case.widths.items()}
+    return head, [
+        [name, str(before), *(str(case.widths.get(name, (before, before))[1]) for case in cases)]
+        for name, before in dense.items()
+    ]
 
 
-def by_target(comparison: Comparison) -> dict[str, list[Result]]:
-    """The results of each target, in order."""
-    found: dict[str, list[Result]] = {}
-    for case in comparison.cases:
-        found.setdefault(target_of(case.result), []).append(case.result)
+def by_target(report: Report) -> dict[str, list[Case]]:
+    """The cases of each target, in order."""
+    found: dict[str, list[Case]] = {}
+    for case in report.cases:
+        found.setdefault(target_name(case.target), []).append(case)
     return found
 
 
-def target_of(result: Result) -> str:
-    """A result's target in a few letters."""
-    if result.target is None:
-        return "HRel"
-    return f"-{result.target.remove:.0%} {result.target.measure.replace('macs', 'MACs')}"
+def target_name(target: Target | None) -> str:
+    """A target in a few letters."""
+    return "HRel" if target is None else f"-{target.remove:.0%} {measure_name(target.measure)}"
+
+
+def measure_name(measure: str) -> str:
+    """What is removed, as people write it."""
+    return measure.replace("macs", "MACs")
+
+
+def metric_value(report: Report, value: float) -> str:
+    """The loop's metric: accuracy in percent, any other as it is."""
+    return f"{100 * value:.2f}" if report.metric == "accuracy" else number(value)
+
+
+def metric_name(report: Report) -> str:
+    """The loop's metric with its unit."""
+    return "accuracy, %" if report.metric == "accuracy" else report.metric
+
+
+def number(value: float | None) -> str:
+    """Five digits are enough for people; "" for None."""
+    return "" if value is None else f"{value:.5g}"
+
+
+def amount(count: float) -> str:
+    """A large number in a few digits: 12.1 k, 57.1 M, 4.1 G."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(count) >= size:
+            return f"{count / size:.1f}{unit}"
+    return f"{count:g}"
+
+
+def change(now: float, then: float) -> str:
+    """From one number to another, in percent."""
+    return f"{now / then - 1:+.0%}" if then else ""
+
+
+def running_cells(found: Running | None, sizes: Sequence[int]) -> Row:
+    """Milliseconds for each batch size, and MB; empty cells where it was not measured."""
+    if found is None:
+        return [""] * (len(sizes) + 1)
+    return [*(f"{1000 * found.latency[size]:.2f}" for size in sizes), f"{found.peak_memory / 1e6:.1f}"]
+
+
+def floor_of(row: Measurement) -> str:
+    """A floor in words; "" without one."""
+    return "" if row.floor is None else f"{'at least' if row.direction == 'max' else 'at most'} {number(row.floor)}"
+
+
+def held(row: Measurement) -> float:
+    """What is held against the floor: the confidence bound where there is one."""
+    return row.value if row.bound is None else row.bound
 
 
 def as_text(head: Row, rows: Sequence[Row]) -> str:
@@ -76,13 +115,6 @@ def as_text(head: Row, rows: Sequence[Row]) -> str:
     return "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:]])
 
 
-def _costs(after: Cost, before: Cost, running: Running) -> Row:
-    def change(now: int, then: int) -> str:
-        return "" if now == then else f" ({now / then - 1:+.0%})"
-
-    return [
-        f"{after.parameters:,}{change(after.parameters, before.parameters)}",
-        f"{after.macs / 1e6:.1f} M{change(after.macs, before.macs)}",
-        *(f"{1000 * running.latency[size]:.2f}" for size in sorted(running.latency)),
-        f"{running.peak_memory / 1e6:.1f}",
-    ]
+def _costs(after: Cost, before: Cost) -> Row:
+    pairs = ((f"{after.parameters:,}", after.parameters, before.parameters), (amount(after.macs), after.macs, before.macs))
+    return [f"{text} ({change(now, then)})" if now != then else text for text, now, then in pairs]

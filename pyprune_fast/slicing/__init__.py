@@ -4,6 +4,7 @@ from .attributes import register_widths
 from .compensation import Compensation, compensate
 from .cut import Cut, apply
 from .group import Group, Member, Width
+from .masks import from_masks, masks_of
 from .plan import Plan
 from .pruned import load_pruned, save_pruned
 from .record import undo
@@ -17,7 +18,9 @@ __all__ = [
     "Width",
     "apply",
     "compensate",
+    "from_masks",
     "load_pruned",
+    "masks_of",
     "register_widths",
     "save_pruned",
     "undo",

@@ -89,6 +89,8 @@ class Group:
         bound: Greatest fraction of its channels that may go.
         protected: Whether ``fixed`` is the user's own reason.
         bare: Norms without tensors that the channels pass.
+        makers: Modules that make the channels, in the model's order; a parameter of no layer stands for itself.
+        readers: Modules that read them, likewise.
 
     Example:
         >>> group = Group("fc1", 8, ("fc1",), (Member("fc1.weight", 0, 0, 1, 1), Member("fc2.weight", 1, 0, 1, 1)))
@@ -110,3 +112,5 @@ class Group:
     bound: float = 1.0
     protected: bool = False
     bare: tuple[Width, ...] = ()
+    makers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()

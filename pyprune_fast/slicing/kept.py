@@ -123,6 +123,11 @@ def take_axes(cuts: Sequence[tuple[Tensor, Axes]]) -> list[Tensor]:
     for i, (x, _) in enumerate(cuts):
         by_device.setdefault(x.device, []).append(i)
     for device, numbers in by_device.items():
+        if device.type == "meta":  # there are no numbers: shapes are all
+            for i in numbers:
+                x, axes = cuts[i]
+                outs[i] = _like(x, cut_shape(x.shape, axes))
+            continue
         indices = _Indices([cuts[i][1] for i in numbers], device)
         shaped = [_Shaped.of(*cuts[i], indices) for i in numbers]
         taken = ops.take_all([(s.x, s.rows, s.columns) for s in shaped])
@@ -138,9 +143,7 @@ def put_together(x: Tensor, axes: Axes, boxes: Sequence[Tensor]) -> Tensor:
     Returns:
         A new tensor of the shape before the cut, with the bits and the order of memory that it had.
     """
-    order = _order_of_memory(x)
-    shape = [axes[dim].extent if dim in axes else x.shape[dim] for dim in order]
-    whole = x.new_empty(shape).permute(sorted(range(x.ndim), key=order.__getitem__))
+    whole = _like(x, [axes[dim].extent if dim in axes else extent for dim, extent in enumerate(x.shape)])
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(x.element_size(), x.dtype)
     for part, box in zip((axes, *removed_boxes(axes)), (x, *boxes), strict=True):
         index = []
@@ -205,6 +208,12 @@ class _Shaped(NamedTuple):
         lead = x.shape[:last]
         split = x.reshape(lead.numel(), axis.extent // axis.unit, axis.unit * x.shape[last + 1 :].numel())
         return cls(split, indices.combined(lead, before) if before else None, indices.of(axis), shape, back)
+
+
+def _like(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A new tensor of this shape, with axes in the other's order of memory."""
+    order = _order_of_memory(x)
+    return x.new_empty([shape[dim] for dim in order]).permute(sorted(range(x.ndim), key=order.__getitem__))
 
 
 def _order_of_memory(x: Tensor) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .group import Group, Member, Width
 
@@ -110,6 +112,23 @@ class Plan:
     def widths(self) -> dict[str, tuple[int, int]]:
         """Returns the number of channels of each cut group, before and after."""
         return {g.name: (g.channels, g.channels - len(self.remove[g.name])) for g in self.groups}
+
+    def masks(self, like: Tensor | None = None) -> dict[str, Tensor]:
+        """Lists which channels stay, by name of the cut group: 1 for those that stay, 0 for those that go, shape (channels,).
+
+        Args:
+            like: A tensor whose dtype and device the masks shall have; default float32 on the CPU.
+        """
+        found = {}
+        for group in self.groups:
+            mask = torch.ones(group.channels) if like is None else like.new_ones(group.channels)
+            mask[list(self.remove[group.name])] = 0
+            found[group.name] = mask
+        return found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what `to_json` writes, 64 hexadecimal digits: equal for equal plans, notes included."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """Writes the plan as JSON with sorted keys, one group to a line; `from_json` gives back an equal plan."""
@@ -220,5 +239,6 @@ def _group(entry: Any) -> Group:
     _integers([entry["channels"], entry["parameters"], entry["macs"]])
     bare = tuple(Width(**width) for width in entry["bare"])
     _integers([width.block for width in bare])
-    lists = {name: tuple(entry[name]) for name in ("layers", "components")}
+    # Plans from before makers and readers were told have none.
+    lists = {name: tuple(entry.get(name, ())) for name in ("layers", "components", "makers", "readers")}
     return Group(**{**entry, **lists, "members": members, "bare": bare})

@@ -11,6 +11,7 @@
 #include "../../csrc/core/extremes.h"
 #include "../../csrc/core/joint.h"
 #include "../../csrc/core/levels.h"
+#include "../../csrc/core/masked_norm.h"
 #include "../../csrc/core/norms.h"
 #include "../../csrc/core/pairs.h"
 #include "../../csrc/core/take.h"
@@ -80,6 +81,41 @@ void test_counts(int L, bool periodic) {
     got.assign(pairs.size(), 0), missing.assign(C, 0);
     cpu::pair_counts(xs, es, view(got, DType::int64, {C, C, L, L}), view(missing, DType::int64, {C}), threads);
     expect_equal("pairs", L, got, pairs);
+  }
+}
+
+// Numbers that any order of summation sums exactly: a mask of 1 and 0 on values that are small integers.
+void test_masked_norm() {
+  const int64_t N = 131, C = 37;
+  std::mt19937 random(1);
+  std::vector<double> x(N * C), grad(N * C), mask(C), y(N * C), mean(N), variance(N), wanted_mean(N), wanted_variance(N);
+  for (double& v : x) v = static_cast<double>(random() % 64);
+  for (double& v : grad) v = static_cast<double>(random() % 64);
+  for (int64_t c = 0; c < C; ++c) mask[c] = c % 37 < 32 ? 1 : 0;  // a mean is a multiple of 1/32
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < C; ++c) wanted_mean[n] += mask[c] * x[n * C + c] / 32;
+    for (int64_t c = 0; c < C; ++c) {
+      const double off = x[n * C + c] - wanted_mean[n];
+      wanted_variance[n] += mask[c] * off * off / 32;
+    }
+  }
+  const auto rows = [&](std::vector<double>& of) { return view(of, DType::float64, {N}); };
+  const auto whole = [&](std::vector<double>& of) { return view(of, DType::float64, {N, C}); };
+  const auto channels = [&](std::vector<double>& of) { return view(of, DType::float64, {C}); };
+  std::vector<std::vector<double>> first;
+  for (const int threads : {1, 3}) {
+    std::vector<double> dx(N * C), dmask(C), dweight(C), dbias(C), wanted_dbias(C);
+    cpu::masked_norm(whole(x), channels(mask), std::nullopt, std::nullopt, 0.5, true, whole(y), rows(mean),
+                     rows(variance), threads);
+    expect_equal("masked_norm, mean", 0, mean, wanted_mean);
+    expect_equal("masked_norm, variance", 0, variance, wanted_variance);
+    cpu::masked_norm_backward(whole(grad), whole(x), channels(mask), std::nullopt, rows(mean), rows(variance), 0.5, true,
+                              whole(dx), channels(dmask), channels(dweight), channels(dbias), threads);
+    for (int64_t i = 0; i < N * C; ++i) wanted_dbias[i % C] += grad[i];
+    expect_equal("masked_norm, dbias", 0, dbias, wanted_dbias);
+    if (first.empty()) first = {y, dx, dmask, dweight};
+    const std::vector<std::vector<double>> now = {y, dx, dmask, dweight};
+    for (size_t i = 0; i < now.size(); ++i) expect_equal("masked_norm, threads", static_cast<int>(i), now[i], first[i]);
   }
 }
 
@@ -186,6 +222,7 @@ int main() {
     test_counts(L, false);
     test_counts(L, true);
   }
+  test_masked_norm();
   test_weights();
   for (const int64_t cells : {1, 8, 13, 1024, 2051}) test_entropy(cells);
   for (const int64_t sites : {1, 9, 130, 513, 700}) test_extremes(sites);

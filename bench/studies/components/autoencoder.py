@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -24,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import machine
-from record import ROOT, between, table
+from record import ROOT, between, interval, resume, table
 from torch import Tensor, nn
 
 from pyprune_fast.baselines import score_taylor
@@ -35,7 +33,7 @@ from pyprune_fast.prune import Allocation, Metric, Problem, Target, group_scores
 from pyprune_fast.scoring import score_random, score_weights
 from pyprune_fast.slicing import apply
 
-KEYS = ("network", "rho", "importance", "method", "seed", "quick")
+KEYS = ("seed", "quick", "network", "importance", "method", "rho")
 NETWORKS = ("mlp", "conv")
 RHOS = (0.3, 0.5, 0.7, 0.9)
 COMPONENTS = {"encoder": ["encoder"], "decoder": ["decoder"]}
@@ -133,7 +131,9 @@ def train(model: nn.Module, x: Tensor, epochs: int, seed: int) -> None:
 @torch.no_grad()
 def psnr(model: nn.Module, x: Tensor) -> float:
     """Decibels of the reconstruction; the greatest value is 1."""
-    return float(-10 * torch.log10((model(x) - x).square().mean()))
+    with metrics.shared(model):
+        images = model(x)
+    return float(-10 * torch.log10((images - x).square().mean()))
 
 
 def decibels(run: Callable[..., Tensor], batch: Tensor) -> Tensor:
@@ -170,33 +170,28 @@ def importances(model: nn.Module, x: Tensor, seed: int) -> dict[str, Callable[[]
     }
 
 
-def trials(kind: str, seed: int, quick: bool, wanted: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+def trials(keys: Sequence[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     """All that is wanted of one trained network."""
+    seed, quick, kind, *_ = keys[0]
     data = images(quick, seed)
     torch.manual_seed(seed)
     model = network(kind, data.train.shape[-1])
     train(model, data.train, 20 if quick else 30, seed)
     groups = find_groups(model.eval(), data.train[:1], components=COMPONENTS)
-    rows = []
-    for importance in dict.fromkeys(key[2] for key in sorted(wanted)):
-        layers = importances(model, data.train, seed)[importance]()
-        scores = group_scores(groups, layers)
-        for rho in sorted({key[1] for key in wanted}):
-            problem = Problem(
-                model,
-                groups,
-                scores,
-                data.train[:1],
-                metrics=[Metric("psnr", partial(psnr, x=data.valid), surrogate=decibels)],
-                target=Target("parameters", rho),
-                tolerance=TOLERANCE,
-                bounds={group.name: 0.95 for group in groups},
-            )
-            for method, search in methods(data.train, seed).items():
-                key = (kind, rho, importance, method, seed, quick)
-                if key in wanted:
-                    rows.append(dict(zip(KEYS, key, strict=True)) | judged(model, search(problem), data, seed) | machine())
-    return rows
+    kinds = importances(model, data.train, seed)
+    scores = cache(lambda importance: group_scores(groups, kinds[importance]()))
+    for *_, importance, method, rho in keys:
+        problem = Problem(
+            model,
+            groups,
+            scores(importance),
+            data.train[:1],
+            metrics=[Metric("psnr", partial(psnr, x=data.valid), surrogate=decibels)],
+            target=Target("parameters", rho),
+            tolerance=TOLERANCE,
+            bounds={group.name: 0.95 for group in groups},
+        )
+        yield judged(model, methods(data.train, seed)[method](problem), data, seed)
 
 
 def judged(model: Autoencoder, found: Allocation, data: Images, seed: int) -> dict[str, Any]:
@@ -232,14 +227,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
-    return f"{_interval([r['one_shot'] for r in rows])} / {_interval([r['tuned'] for r in rows])}"
-
-
-def _interval(values: Sequence[float]) -> str:
-    """Mean and half the 95 % interval by Student's t."""
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values))
-    half = f" ± {t * statistics.stdev(values) / math.sqrt(len(values)):.2f}" if t else ""
-    return f"{statistics.mean(values):.2f}{half}"
+    return f"{interval([r['one_shot'] for r in rows])} / {interval([r['tuned'] for r in rows])}"
 
 
 def _cost(found: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]], name: str, rhos: Sequence[float]) -> str:
@@ -257,23 +245,16 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "coefficients.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.file.touch()
-    known = {tuple(row[key] for key in KEYS) for row in map(json.loads, options.file.read_text().splitlines())}
     rhos, seeds, ranks = ((0.5,), [0], ["l2"]) if options.quick else (RHOS, range(5), ["taylor", "l2", "random"])
-    for seed in options.seeds or seeds:
-        for kind in options.networks:
-            keys = (
-                (kind, rho, importance, method, seed, options.quick)
-                for importance in ranks
-                for method in methods(torch.zeros(1), 0)
-                for rho in rhos
-            )
-            if wanted := set(keys) - known:
-                rows = trials(kind, seed, options.quick, wanted)
-                with options.file.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-                print(kind, seed, len(rows), flush=True)
-    rows = [json.loads(line) for line in options.file.read_text().splitlines()]
+    wanted = [
+        (seed, options.quick, kind, importance, method, rho)
+        for seed in options.seeds or seeds
+        for kind in options.networks
+        for importance in ranks
+        for method in methods(torch.zeros(1), 0)
+        for rho in rhos
+    ]
+    rows = resume(options.file, KEYS, wanted, trials, part=3)
     options.docs.write_text(between(options.docs.read_text(), "autoencoder", summary(rows)))
 
 

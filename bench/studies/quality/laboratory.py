@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import quality_table
 import torch
-from limits import machine
 from methods import METHODS, Method
 from networks import PROBLEMS
-from record import ROOT, between
+from record import ROOT, between, resume
 from torch import nn
 
 from pyprune_fast.prune import Pruner, Target, fast_dtype
@@ -57,6 +56,12 @@ def trial(network: str, remove: float, method: Method, seed: int, steps: int) ->
     }
 
 
+def trials(keys: Sequence[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """All that are wanted, one after the other."""
+    for network, remove, name, seed, steps in keys:
+        yield trial(network, remove, METHODS[name], seed, steps)
+
+
 def main() -> None:
     """Runs what is missing, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,23 +74,14 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "quality.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.file.touch()
-    known = {tuple(row[key] for key in KEYS) for row in map(json.loads, options.file.read_text().splitlines())}
-    wanted = (
+    wanted = [
         (network, remove, name, seed, options.steps)
         for seed in options.seeds
         for network in options.networks
         for remove in options.remove
         for name in options.methods
-    )
-    for key in wanted:
-        if key not in known:
-            network, remove, name, seed, steps = key
-            row = dict(zip(KEYS, key, strict=True)) | trial(network, remove, METHODS[name], seed, steps) | machine()
-            print(row, flush=True)
-            with options.file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-    rows = [json.loads(line) for line in options.file.read_text().splitlines()]
+    ]
+    rows = resume(options.file, KEYS, wanted, trials)
     text = between(options.docs.read_text(), "quality", quality_table.finalists(rows))
     options.docs.write_text(between(text, "trials", quality_table.trials(rows)))
 

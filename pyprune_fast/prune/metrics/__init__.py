@@ -10,16 +10,20 @@ from .dense import agreement, flips, latent_drift, linear_cka, neighbor_overlap
 from .episodes import episode_return
 from .estimate import Estimate, Mean, Number, Rate, Worst
 from .images import psnr, similarity, ssim
-from .metric import Measurement, Metric, Run, Surrogate
+from .metric import Measurement, Metric, NoisyWarning, Run, Surrogate
+from .people import preference, rating
 from .reading import subset
 from .running import latency, macs, memory, size
 from .table import Table, evaluate, objective_and_floors
+from .together import shared, sharing
+from .weighted import weighted
 
 __all__ = [
     "Estimate",
     "Mean",
     "Measurement",
     "Metric",
+    "NoisyWarning",
     "Number",
     "Rate",
     "Run",
@@ -39,11 +43,16 @@ __all__ = [
     "memory",
     "neighbor_overlap",
     "objective_and_floors",
+    "preference",
     "psnr",
+    "rating",
     "recall",
     "recall_at_false_alarms",
+    "shared",
+    "sharing",
     "similarity",
     "size",
     "ssim",
     "subset",
+    "weighted",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from pyprune_fast._checks import check_choice, check_count, describe
 
 from ..tune import device_of
 from .estimate import Estimate, Mean, Number, Rate, Worst, plain_number, pooled
+from .together import measuring
 
 Direction = Literal["max", "min"]
 Run = Callable[[Any], Any]
@@ -54,6 +56,13 @@ class Measurement:
     seconds: float = 0.0
 
     @property
+    def noisy(self) -> bool:
+        """Whether the doubt exceeds the floor's margin: the bound is farther from the value than the floor is."""
+        if self.floor is None or self.bound is None or math.isnan(self.value):
+            return False
+        return abs(self.bound - self.value) > abs(self.value - self.floor)
+
+    @property
     def relative_slack(self) -> float:
         """Slack as a share of the floor's size, to compare metrics of different units; +inf without a floor, -inf for NaN."""
         if self.slack is None or self.floor is None:
@@ -63,6 +72,10 @@ class Measurement:
     def plain(self) -> dict[str, Any]:
         """All fields as JSON takes them."""
         return {key: plain_number(value) for key, value in asdict(self).items()}
+
+
+class NoisyWarning(UserWarning):
+    """Judgements differ by more than the floor's margin: whether the floor is met is a matter of luck."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class Metric:
             Student's t for means. A number without repeats has none, and is refused.
         surrogate: (run, batch) -> scalar tensor, an estimate of the metric on one batch through which gradients flow; same
             scale and direction as the metric, so that the floor applies to it. `run(inputs)` calls the model.
+        subjective: whether to warn (NoisyWarning) where a measurement is noisy, as judgements of people tend to be.
 
     Raises:
         TypeError, ValueError: a field of the wrong type or out of range.
@@ -102,6 +116,7 @@ class Metric:
     seed: int = 0
     confidence: float | None = None
     surrogate: Surrogate | None = None
+    subjective: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -131,7 +146,7 @@ class Metric:
         """
         found: list[Estimate] = []
         for repeat in range(self.repeats):
-            with seeded(self.seed + repeat, device_of(model)):
+            with seeded(self.seed + repeat, device_of(model)), measuring(self.name, repeat):
                 try:
                     result = self.measure(model)
                 except Exception as error:
@@ -170,10 +185,13 @@ class Metric:
         unsure = self.floor is not None and self.confidence is not None and bound is None and not optimistic
         ok = not math.isnan(held) and not unsure and (slack is None or slack >= 0)
         reason = f"{self.name}: {self._reason(value, bound, statistic, slack, unsure)}"
-        return Measurement(
+        found = Measurement(
             self.name, self.direction, value, bound, self.floor, self.tolerance, self.confidence, statistic,
             ok, slack, reason, seconds,
         )  # fmt: skip
+        if self.subjective and found.noisy:
+            warnings.warn(f"{reason}; judgements differ by more than the floor's margin: ask more", NoisyWarning, stacklevel=2)
+        return found
 
     def measured(self, model: nn.Module) -> Measurement:
         """Measures a model and holds what was found against the floor."""

@@ -14,6 +14,7 @@ from pyprune_fast.graph.copies import arguments
 from pyprune_fast.observe import eval_mode, observe
 
 from ..tune import device_of
+from .together import shared
 
 Batches = Iterable[Any]
 Found = TypeVar("Found")
@@ -74,7 +75,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
     args, kwargs = arguments(inputs)
     device = device_of(model)
     args, kwargs = pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-    return model(*args, **kwargs)
+    with shared(model):
+        return model(*args, **kwargs)
 
 
 def pairs(op: str, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
