@@ -1,10 +1,13 @@
 """Patterns in the navigation of mkdocs.yml: a new page appears where its name fits, and need not be named.
 
-The chart of the benchmarks is taken from where it was drawn.
+The chart of the benchmarks is taken from where it was drawn. Where a function and its file have one name, as in
+pyprune_fast/ops/take.py, mkdocstrings sees only the file: the function's entry is added.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +27,26 @@ def on_files(files: Any, config: Any) -> Any:
     free = [page for page in pages if page not in named]
     config["nav"] = _filled(config["nav"], free)
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Adds the entries that mkdocstrings would miss."""
+    root = Path(config["config_file_path"]).parent
+    for module in re.findall(r"^::: ([\w.]+)$", markdown, re.M):
+        markdown += "".join(
+            f"\n::: {module}.{name}.{name}\n"
+            f"    options: {{ show_root_heading: true, show_root_toc_entry: true, heading: {name}, toc_label: {name} }}\n"
+            for name in _hidden(root / module.replace(".", "/"))
+        )
+    return markdown
+
+
+def _hidden(package: Path) -> list[str]:
+    """What a package takes from its files of the same name."""
+    if not (package / "__init__.py").exists():
+        return []
+    imports = [node for node in ast.parse((package / "__init__.py").read_text()).body if isinstance(node, ast.ImportFrom)]
+    return sorted(node.module for node in imports for name in node.names if node.module and node.module == name.name)
 
 
 def _leaves(nav: Any) -> Iterator[str]:
