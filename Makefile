@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test bench study-components docs lint sanitize release-check clean
+.PHONY: demo test test-adapters bench study-components docs lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
 
 test: $(VENV)/installed  ## all tests and all runnable examples
 	$(BIN)/python -m pytest
+
+test-adapters: $(VENV)/installed  ## what the tests leave out: JAX, Model Optimizer, torchao
+	$(PIP) jax nvidia-modelopt torchao
+	$(BIN)/python -m pytest tests/test_arrays.py tests/test_adapter_modelopt.py tests/test_adapter_torchao.py
 
 bench: $(VENV)/installed  ## one table: every kernel beside its limit and its peers
 	$(PIP) -e '.[peers]' --no-build-isolation
@@ -44,4 +48,8 @@ $(VENV)/installed: pyproject.toml setup.py constraints/ci.txt $(shell find csrc 
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch setuptools wheel pybind11
 	$(PIP) --no-build-isolation -e '.[test,lint]'
+	for version in 1.3.7 1.5.3; do \
+	  $(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/peers/torch-pruning-$$version torch-pruning==$$version || exit; \
+	done
+	$(PIP) --no-deps onnx2torch  # it asks for torchvision, which adapters/onnx.py does without
 	touch $@

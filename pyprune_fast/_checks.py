@@ -29,19 +29,22 @@ def describe(value: object) -> str:
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
     """The argument as a torch tensor that shares its memory: any DLPack exporter, or a buffer.
 
-    Copied are only what torch or DLPack has no word for: negative strides, negative and conjugate views.
+    A NumPy array may be read-only: ops only read. Copied are only what torch or DLPack has no word for: negative strides,
+    negative and conjugate views.
     """
     if isinstance(value, Tensor):
         return value.detach().resolve_conj().resolve_neg()
-    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
-        value = value.copy()  # torch knows no negative strides, and from_dlpack ends the process on them
-    if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":  # ml_dtypes: NumPy itself cannot export it
-        return torch.from_numpy(value.view(np.uint16)).view(torch.bfloat16)
     try:
-        if hasattr(value, "__dlpack__"):
+        if not hasattr(value, "__dlpack__"):
+            value = np.asarray(memoryview(value))
+        if not isinstance(value, np.ndarray):
             return torch.utils.dlpack.from_dlpack(value)
-        return torch.from_numpy(np.asarray(memoryview(value)))
-    except (TypeError, BufferError):
+        if any(stride < 0 for stride in value.strides):
+            value = value.copy()  # torch knows no negative strides, and from_dlpack ends the process on them
+        if value.dtype.name == "bfloat16":  # ml_dtypes: NumPy itself cannot export it
+            return torch.utils.dlpack.from_dlpack(value.view(np.uint16)).view(torch.bfloat16)
+        return torch.utils.dlpack.from_dlpack(value)
+    except (AttributeError, BufferError, TypeError):  # AttributeError: what only looks like an array, such as JAX's tracers
         raise TypeError(f"{op}: {name}: wanted a tensor or a DLPack array, got {describe(value)}") from None
 
 

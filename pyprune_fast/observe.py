@@ -38,7 +38,7 @@ class Observer(Protocol):
 
 @dataclass
 class Observation:
-    """What `observe` yields. Set `labels` before each forward pass; `seconds` is the time spent in the observers."""
+    """What `observe` yields. Set `labels` before each forward pass; `seconds` is the time in the observers, unless compiled."""
 
     labels: Tensor | None = None
     seconds: float = 0.0
@@ -70,6 +70,11 @@ def channels_second(layer: nn.Module, x: Tensor) -> Tensor:
     return x.movedim(-1, 1) if isinstance(layer, nn.Linear) and x.ndim >= 3 else x
 
 
+def _now() -> float:
+    """The clock; it stands still while a graph is compiled, which cannot hold it."""
+    return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
+
+
 @contextmanager
 def observe(
     model: nn.Module,
@@ -81,7 +86,8 @@ def observe(
     """Feed the outputs of layers to observers while the block runs.
 
     Args:
-        model: any module; its mode, parameters and other hooks are left alone.
+        model: any module; its mode, parameters and other hooks are left alone. torch.compile traces the hooks along, without a
+            graph break, where its first call is inside the block; one that was compiled before does not see them.
         observers: layer name -> Estimator (or anything with update(x, labels)). Channels that a tensor-parallel layer divides
             among ranks are brought together first, a collective: all its ranks observe it, in the same order.
         labels: (N,) labels of the batch that will be run; or set `.labels` on the yielded object before each batch.
@@ -112,11 +118,11 @@ def observe(
             observer.update(channels_second(scored, whole_output(scored, output)), observation.labels)
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            start = time.perf_counter()
+            start = _now()
             if not isinstance(output, Tensor):
                 raise ValueError(f"observe: layer {layer}: wanted an output tensor, got {describe(output)}")
             named(layer, take, modules.get(layer, module), output)
-            observation.seconds += time.perf_counter() - start
+            observation.seconds += _now() - start
 
         return hook
 

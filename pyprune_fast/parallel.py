@@ -19,9 +19,11 @@ from .fingerprint import fingerprint_tensors
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel or DataParallel; any other model itself."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    """The module inside DistributedDataParallel, DataParallel or torch.compile's wrapper; any other model itself."""
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrapped(model.module)
+    compiled = type(model).__name__ == "OptimizedModule"  # asked without importing the compiler
+    return unwrapped(model._orig_mod) if compiled else model  # type: ignore[arg-type]
 
 
 def is_dtensor(x: object) -> bool:

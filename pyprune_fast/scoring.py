@@ -94,8 +94,8 @@ def score_model(
     are those of a plain pass over the images read. The images must come in random order.
 
     Args:
-        model: any module that takes a batch of inputs. One in DistributedDataParallel is scored by the names it has inside;
-            FSDP2 (fully_shard) and tensor-parallel models are scored as the plain model is.
+        model: any module that takes a batch of inputs. One in DistributedDataParallel or torch.compile's wrapper is scored by
+            the names it has inside, uncompiled; FSDP2 (fully_shard) and tensor-parallel models as the plain model is.
         loader: an iterable of (inputs, labels) batches, read once (but see class_chunk); labels (N,) integers. Criteria without
             labels also take batches that are just inputs.
         criterion: an Estimator without levels; default AuraInformation(). One without num_classes gets it from the model's

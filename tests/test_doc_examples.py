@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = ("README.md", "docs/index.md", "docs/concepts.md", "docs/score.md", "docs/prune.md")
-PAGES = [*(ROOT / name for name in NAMED), *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
+FIRST = ("README.md", *(f"docs/{name}.md" for name in ("index", "concepts", "score", "prune")))
+PAGES = [*(ROOT / name for name in FIRST), *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.S | re.M)
 
 

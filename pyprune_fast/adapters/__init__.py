@@ -1,1 +1,1 @@
-"""Drop-ins for other people's frameworks, one module for each; import the one you use: `pyprune_fast.adapters.torch_pruning`."""
+"""Drop-ins for other people's frameworks, one module for each; import the one you use."""

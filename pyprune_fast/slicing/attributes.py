@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from .heads import attention_widths, looks_like_attention
+from .heads import attention_widths, looks_like_attention, whole_parts
 from .kept import Axes
 
 Shapes = Mapping[str, tuple[int, ...]]
+Cuts = Mapping[str, Axes]  # what stays of a module's tensors, of those that are cut
 Rule = Callable[[Any, Shapes], Mapping[str, Any]]
 
 
@@ -24,11 +25,10 @@ def _bilinear(layer: Any, shapes: Shapes) -> dict[str, Any]:
     return {"in1_features": in1_features, "in2_features": in2_features, "out_features": out_features}
 
 
-def _conv(layer: Any, shapes: Shapes) -> dict[str, Any]:
+def _conv(layer: Any, shapes: Shapes, axes: Cuts) -> dict[str, Any]:
     rows, columns = shapes["weight"][:2]
-    # Whole groups go: each keeps its filters and its inputs. A layer with one group has as many rows as its weight.
     own = (layer.in_channels if layer.transposed else layer.out_channels) // layer.groups
-    groups = rows // own if layer.groups > 1 else 1
+    groups = _groups_left(layer.groups, own, axes)
     inside, outside = (rows, columns * groups) if layer.transposed else (columns * groups, rows)
     return {"in_channels": inside, "out_channels": outside, "groups": groups}
 
@@ -38,17 +38,17 @@ def _batch_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
     return {"num_features": widths[0]} if widths else {}
 
 
-def _group_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
+def _group_norm(layer: Any, shapes: Shapes, axes: Cuts) -> dict[str, Any]:
     if "weight" not in shapes:
         return {}
     (width,) = shapes["weight"]
-    return _groups(layer, width)
+    return {"num_channels": width, "num_groups": _groups_left(layer.num_groups, layer.num_channels // layer.num_groups, axes)}
 
 
-def _groups(layer: Any, width: int) -> dict[str, Any]:
-    # Whole groups go, so that the others keep their statistics; one group is a LayerNorm, and stays one.
-    own = layer.num_channels // layer.num_groups
-    return {"num_channels": width, "num_groups": width // own if layer.num_groups > 1 else 1}
+def _groups_left(groups: int, own: int, axes: Cuts) -> int:
+    """Whole groups go, so that the others keep their inputs or statistics; or as many channels of each, and all groups stay."""
+    axis = axes.get("weight", {}).get(0)
+    return groups if groups == 1 or axis is None else whole_parts(axis, own, axis.extent, "groups")[0]
 
 
 def _layer_norm(layer: Any, shapes: Shapes) -> dict[str, Any]:
@@ -84,9 +84,7 @@ def _conv1d_of_transformers(layer: Any, shapes: Shapes) -> dict[str, Any]:
 _TABLE: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Bilinear: _bilinear,
-    nn.modules.conv._ConvNd: _conv,
     nn.modules.batchnorm._NormBase: _batch_norm,
-    nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _layer_norm,
     nn.PReLU: _prelu,
@@ -94,6 +92,11 @@ _TABLE: dict[type[nn.Module], Rule] = {
     nn.EmbeddingBag: _embedding,
     nn.RNNBase: _recurrent,
     nn.RNNCellBase: _recurrent,
+}
+# Shapes alone do not tell whole groups that went from parts of all groups.
+_GROUPED: dict[type[nn.Module], Callable[[Any, Shapes, Cuts], Mapping[str, Any]]] = {
+    nn.modules.conv._ConvNd: _conv,
+    nn.GroupNorm: _group_norm,
 }
 
 
@@ -124,10 +127,10 @@ def register_widths(kind: type[nn.Module], rule: Rule) -> None:
 
 def has_widths(module: nn.Module) -> bool:
     """Tells whether there is a rule for this module."""
-    return _rule(module) is not None or looks_like_attention(module)
+    return _rule(module, {}) is not None or looks_like_attention(module)
 
 
-def derive(module: nn.Module, shapes: Shapes, axes: Mapping[str, Axes] | None = None) -> dict[str, Any]:
+def derive(module: nn.Module, shapes: Shapes, axes: Cuts | None = None) -> dict[str, Any]:
     """Derives a module's width attributes from the shapes of its tensors.
 
     Args:
@@ -145,7 +148,7 @@ def derive(module: nn.Module, shapes: Shapes, axes: Mapping[str, Axes] | None = 
         >>> derive(nn.Linear(4, 8), {"weight": (5, 4), "bias": (5,)})
         {'in_features': 4, 'out_features': 5}
     """
-    rule = _rule(module)
+    rule = _rule(module, axes or {})
     if rule is not None and shapes:
         return dict(rule(module, shapes))
     return attention_widths(module, shapes, axes or {}) if looks_like_attention(module) else {}
@@ -166,15 +169,21 @@ def narrowed(module: Any, removed: int) -> dict[str, Any]:
         {'num_channels': 4, 'num_groups': 1}
     """
     if isinstance(module, nn.GroupNorm):
-        return _groups(module, module.num_channels - removed)
+        own, width = module.num_channels // module.num_groups, module.num_channels - removed
+        return {"num_channels": width, "num_groups": width // own if module.num_groups > 1 else 1}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         *outer, last = module.normalized_shape
         return {"normalized_shape": (*outer, last - removed)}
     return {"num_features": module.num_features - removed}
 
 
-def _rule(module: nn.Module) -> Rule | None:
-    found = next((_TABLE[kind] for kind in type(module).__mro__ if kind in _TABLE), None)
-    if found is None and type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+def _rule(module: nn.Module, axes: Cuts) -> Rule | None:
+    for kind in type(module).__mro__:
+        if kind in _TABLE:
+            return _TABLE[kind]
+        if kind in _GROUPED:
+            grouped = _GROUPED[kind]
+            return lambda layer, shapes: grouped(layer, shapes, axes)
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return _conv1d_of_transformers
-    return found
+    return None

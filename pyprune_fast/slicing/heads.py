@@ -63,12 +63,12 @@ def attention_widths(module: Any, shapes: Shapes, axes: Mapping[str, Axes]) -> d
     if axis is None:
         return {}
     size = next(iter(_present(module, _SIZES).values()), 0) or rows // parts // next(iter(_present(module, _HEADS).values()))
-    heads, width = _heads(axis, size, rows // parts)
+    heads, width = whole_parts(axis, size, rows // parts)
     widths = dict.fromkeys(_present(module, _HEADS), heads) | dict.fromkeys(_present(module, _SIZES), width)
     widths |= {total: heads * width for total, value in _present(module, _TOTALS).items() if value == rows // parts}
     if key := _child(module, _KEYS):
         key_rows, key_axis = _outputs(module, key, axes)
-        key_heads = key_rows // size if key_axis is None else _heads(key_axis, size, key_rows)[0]
+        key_heads = key_rows // size if key_axis is None else whole_parts(key_axis, size, key_rows)[0]
         if heads % key_heads:
             raise ValueError(f"wanted a multiple of its {key_heads} key heads as query heads, got {heads}")
         widths |= dict.fromkeys(_present(module, _KEY_HEADS), key_heads)
@@ -83,13 +83,13 @@ def _outputs(module: nn.Module, name: str, axes: Mapping[str, Axes]) -> tuple[in
     return layer.weight.shape[dim], axes.get(f"{name}.weight", {}).get(dim)
 
 
-def _heads(axis: Axis, size: int, stop: int) -> tuple[int, int]:
-    """Number and width of the heads that stay among the first ``stop`` positions."""
+def whole_parts(axis: Axis, size: int, stop: int, what: str = "heads") -> tuple[int, int]:
+    """Number and width of the heads, or groups, that stay among the first ``stop`` positions, ``size`` each before."""
     positions = axis.positions()
     kept = torch.bincount(positions[positions < stop] // size, minlength=1)
     widths = sorted(set(kept[kept > 0].tolist()))
     if len(widths) != 1:
-        raise ValueError(f"wanted heads of one width, got {widths} of {size} positions kept")
+        raise ValueError(f"wanted {what} of one width, got {widths} of {size} positions kept")
     return int((kept > 0).sum()), widths[0]
 
 
@@ -97,7 +97,7 @@ def _multihead(module: nn.MultiheadAttention, shapes: Shapes, axes: Mapping[str,
     fused = "in_proj_weight" in shapes
     name = "in_proj_weight" if fused else "q_proj_weight"
     axis, rows = axes.get(name, {}).get(0), module.embed_dim
-    heads, width = (module.num_heads, module.head_dim) if axis is None else _heads(axis, module.head_dim, rows)
+    heads, width = (module.num_heads, module.head_dim) if axis is None else whole_parts(axis, module.head_dim, rows)
     embed = shapes["out_proj.weight"][0]
     keys, values = (embed, embed) if fused else (shapes[f"{k}_proj_weight"][1] for k in "kv")
     if heads * width != embed:

@@ -1,0 +1,162 @@
+"""What Torch-Pruning asks of an importance: one score for each channel of a group, from the scores of the layers in it.
+
+Letters: N channels of the group's root, M positions of one layer in it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyprune_fast._checks import check_choice, describe
+
+from .groups import Entry, read
+
+Reduction = Literal["mean", "sum", "max", "prod", "first", "gate"]
+Normalizer = Literal["mean", "sum", "max", "standarization"] | Callable[[Tensor], Tensor] | None
+
+REDUCTIONS = ("mean", "sum", "max", "prod", "first", "gate")
+NORMALIZERS = ("mean", "sum", "max", "standarization")
+TINY = 2.0**-100  # far below any score, far above what float32 can tell from 0
+
+
+class GroupImportance(ABC):
+    """Base of the importances: scores of a group, as every pruner of Torch-Pruning takes them.
+
+    Args:
+        group_reduction: how the layers' scores of one channel become one: "mean" over the layers that have scores, "sum",
+            "max", "prod", "first" or "gate", the last layer alone.
+        normalizer: what makes groups comparable, for global and isomorphic pruning: division by the "mean", "sum" or "max" of
+            the group, "standarization" (sic) to 0..1, a function of the (N,) scores, or None.
+
+    Raises:
+        ValueError: another reduction or normalizer.
+    """
+
+    def __init__(self, group_reduction: Reduction = "mean", normalizer: Normalizer = "mean") -> None:
+        name = type(self).__name__
+        check_choice(name, "group_reduction", group_reduction, REDUCTIONS)
+        if normalizer is not None and not callable(normalizer):
+            check_choice(name, "normalizer", normalizer, NORMALIZERS)
+        self.group_reduction = group_reduction
+        self.normalizer = normalizer
+
+    @torch.no_grad()
+    def __call__(self, group: Any, ch_groups: int = 1, consecutive_groups: int = 1, **more: Any) -> Tensor | None:
+        """Score a group.
+
+        Args:
+            group: of Torch-Pruning, or of a copy of it; whole or a part.
+            ch_groups: from versions up to 1.3.5, which read the first of so many blocks of scores: all are made their mean.
+            consecutive_groups: from LLM-Pruner, which sums neighbours itself; ignored.
+            more: what other hosts pass; ignored.
+
+        Returns:
+            (N,) float32, finite, > 0, no two equal, higher keeps; None where no layer of the group has scores, which leaves the
+            group whole. Equal scores keep the order of the channels. Deterministic.
+
+        Raises:
+            RuntimeError: a group from before the last cut, or scores that the model has outgrown.
+            ValueError: scores that are not finite or not >= 0, as of a layer with NaN weights.
+        """
+        entries = list(read(group))
+        self._begin(group, entries)
+        count = len(group[0][1])
+        total: Tensor | None = None
+        number = 0
+        for entry in entries:
+            for vector in self._vectors(entry):
+                if total is not None and self.group_reduction == "first":
+                    continue
+                values = self._values(entry, vector, count)
+                if total is None or self.group_reduction == "gate":
+                    start = {"max": -torch.inf, "prod": 1.0}.get(self.group_reduction, 0.0)
+                    total = torch.full((count,), start, dtype=torch.float32, device=values.device)
+                self._add(total, entry, values.to(total))
+                number += 1
+        if total is None:
+            return None
+        total = total / number if self.group_reduction == "mean" else total.clamp_(min=0)
+        scores = self._normalized(total)
+        if ch_groups > 1:
+            scores = scores.view(ch_groups, -1).mean(0).repeat(ch_groups)
+        return strict(scores)
+
+    def _begin(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (not every importance has something to do)
+        """Called before a group is scored."""
+
+    @abstractmethod
+    def _vectors(self, entry: Entry) -> Sequence[Tensor]:
+        """Scores of all positions on that side of a layer, (positions,) float32, one vector or several; none: it has none."""
+
+    def _values(self, entry: Entry, vector: Tensor, count: int) -> Tensor:
+        """The scores of the entry's positions, (M,)."""
+        last = count - 1 if entry.positions is None else int(entry.positions.max(initial=-1))
+        if last >= len(vector):
+            raise RuntimeError(
+                f"{type(self).__name__}: group: wanted positions below {len(vector)}, all that the "
+                f"{describe_module(entry.module)} has, got {last}: a group from before the last cut (a pruner's "
+                "update_regularizer() makes them anew), or one that Torch-Pruning misread"
+            )
+        return vector[:count] if entry.positions is None else vector[torch.from_numpy(entry.positions).to(vector.device)]
+
+    def _add(self, total: Tensor, entry: Entry, values: Tensor) -> None:
+        if entry.channels is None:
+            index = torch.arange(len(values), device=total.device)
+        else:
+            index = torch.from_numpy(entry.channels).to(total.device)
+        if self.group_reduction in ("max", "prod"):
+            total.scatter_reduce_(0, index, values, {"max": "amax", "prod": "prod"}[self.group_reduction])
+        elif entry.channels is None:
+            total += values
+        else:
+            total.index_add_(0, index, values)
+
+    def _normalized(self, total: Tensor) -> Tensor:
+        name = type(self).__name__
+        if self.normalizer is None:
+            scores = total
+        elif callable(self.normalizer):
+            scores = self.normalizer(total)
+            if not isinstance(scores, Tensor) or scores.shape != total.shape:
+                raise ValueError(f"{name}: normalizer: wanted {tuple(total.shape)} scores from it, got {describe(scores)}")
+        elif self.normalizer == "standarization":
+            low, high = total.aminmax()
+            scores = (total - low) / (high - low).clamp(min=TINY)
+        else:
+            unit = {"mean": total.mean(), "sum": total.sum(), "max": total.amax()}[self.normalizer]
+            scores = total / unit.clamp(min=TINY)
+        if not bool((scores.isfinite() & (scores >= 0)).all()):
+            raise ValueError(f"{name}: scores: wanted finite ones >= 0, got {scores.aminmax()}")
+        return scores
+
+
+def strict(scores: Tensor) -> Tensor:
+    """Scores with ties broken: equal ones are moved apart by the least that float32 can tell, in the order of the channels.
+
+    Torch-Pruning's global ranking removes all that is equal to its threshold, and with it whole layers of dead channels.
+
+    Args:
+        scores: (N,), finite, >= 0.
+
+    Returns:
+        (N,) float32, > 0, no two equal, in the same order.
+
+    Example:
+        >>> strict(torch.tensor([0.0, 2.0, 0.0])).argsort()
+        tensor([0, 2, 1])
+    """
+    ordered, order = scores.float().clamp(min=TINY).sort(stable=True)
+    # The bits of floats > 0 are in the floats' order: as integers they are made to grow by one at least.
+    steps = torch.arange(len(ordered), dtype=torch.int32, device=ordered.device)
+    bits = (ordered.view(torch.int32) - steps).cummax(0).values + steps
+    return torch.empty_like(ordered).scatter_(0, order, bits.view(torch.float32))
+
+
+def describe_module(module: Any) -> str:
+    """A layer in a few words, for errors."""
+    return f"{type(module).__name__}({getattr(module, 'extra_repr', str)()})"
