@@ -242,7 +242,7 @@ def _run_kind(kind: str, wanted: int, options: argparse.Namespace, rows: list[Ro
         row = done.get(json.dumps(asdict(mutant)))
         if row is None:
             outcome, by = tree.with_mutant(mutant)
-            row = {"kind": kind, "outcome": outcome, "by": by, "mutant": asdict(mutant)}
+            row = {"kind": kind, "commit": machine()["commit"], "outcome": outcome, "by": by, "mutant": asdict(mutant)}
             rows.append(row)
             _write(options, rows)
             print(kind, count, outcome, by, mutant, flush=True)

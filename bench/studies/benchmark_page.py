@@ -63,7 +63,8 @@ def mutation(results: Any) -> str:
     scores = [[kind, s["mutants"], s["killed"], f"{s['killed'] / s['mutants']:.0%}"] for kind, s in results["scores"].items()]
     survivors = [[f"{m['file']}, line {m['line']}", f"`{m['before'].strip()}`", f"`{m['after'].strip() or 'nothing'}`"]
                  for row in results["mutants"] if row["outcome"] == "survived" for m in [row["mutant"]]]  # fmt: skip
-    note = f"Commit {results['machine']['commit']}, {results['machine']['date']}, seed {results['seed']}."
+    commits = ", ".join(sorted({row["commit"] for row in results["mutants"]}))
+    note = f"Commits {commits}, {results['machine']['date']}, seed {results['seed']}."
     parts = [table(["drawn from", "mutants", "killed", "score"], scores), note]
     return "\n\n".join([*parts, table(["survivor", "was", "became"], survivors)] if survivors else parts)
 
