@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components lint sanitize clean
+.PHONY: demo test test-adapters bench study-components docs lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -25,6 +25,9 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 	  PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/$$part.py || exit; \
 	done
 
+docs: $(VENV)/installed  ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/installed  ## style, types, formats
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,8 +37,11 @@ lint: $(VENV)/installed  ## style, types, formats
 sanitize: $(VENV)/installed  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	bash tests/sanitize.sh $(BIN)/python
 
+release-check: $(VENV)/installed  ## what would be published, built and tried in an environment of its own
+	$(BIN)/python -m pytest -q tests/test_packaging.py
+
 clean:
-	rm -rf $(VENV) build demo-output *.egg-info pyprune_fast/*.so
+	rm -rf $(VENV) build demo-output site *.egg-info pyprune_fast/*.so
 
 # Build isolation is left out so that a second build reuses the first one's objects.
 $(VENV)/installed: pyproject.toml setup.py constraints/ci.txt $(shell find csrc -type f)

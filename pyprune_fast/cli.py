@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -113,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="what was built and what works here")
     info.set_defaults(run=_info)
+
+    doctor = commands.add_parser(
+        "doctor", help="what works here, proven, and how to get the rest; 1 where the CPU kernels do not work"
+    )
+    doctor.add_argument("--json", action="store_true", help="the same as JSON")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -131,6 +138,14 @@ def _info(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for key, value in build_info().items():
         print(f"{key:12} {value}")
     return 0
+
+
+def _doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from .doctor import examine, report
+
+    found = examine()
+    print(json.dumps(found, indent=1) if options.json else report(found))
+    return 0 if found["ok"] else 1
 
 
 def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

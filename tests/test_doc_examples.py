@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
+FIRST = ("README.md", *(f"docs/{name}.md" for name in ("index", "concepts", "score", "prune")))
+PAGES = [*(ROOT / name for name in FIRST), *sorted((ROOT / "docs" / "adapters").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.S | re.M)
 
 

@@ -94,6 +94,17 @@ def test_grids_race(num_levels: int, seed: int, dtype: torch.dtype, uniform: boo
 
 
 @pytest.mark.parametrize("isa", OFFERED)
+def test_every_cell_of_a_grid(isa: str) -> None:
+    """Over the channels every cell of the grid of levels_vbmi.h holds an edge; values lie all round."""
+    inner = [range(first, min(first + 29, 126)) for first in range(1, 126, 29)]
+    edges = torch.tensor([[0.0, *cells, *(126 + i / 2**13 for i in range(30 - len(cells)))] for cells in inner])
+    x = torch.linspace(-2, 130, 4 * 132 * 4 + 1)[:, None].repeat(1, len(inner))  # sixteenths of a cell
+    _cpu.set_isa(isa)
+    levels = (edges[None] < x[:, :, None]).sum(2)
+    assert torch.equal(ops.joint_counts(x, Levels(edges))[:, 0], torch.stack([row.bincount(minlength=32) for row in levels.T]))
+
+
+@pytest.mark.parametrize("isa", OFFERED)
 def test_environment_forces_a_level(isa: str) -> None:
     code = "from pyprune_fast import build_info; print(build_info()['isa'])"
     env = {**os.environ, "PYPRUNE_FAST_ISA": isa}

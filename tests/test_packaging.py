@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -22,19 +24,42 @@ def test_wheel_from_sdist_works(tmp_path: Path) -> None:
     assert {"csrc/cuda/device.cu", "csrc/core/aura.h", "tests/oracle.py", "Makefile", "LICENSE"} <= names
     assert not any(name.endswith(".so") for name in names)
 
-    site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as files:
         wanted = {"py.typed", "report/style.css.j2", "demo/template.txt", "jit/csrc/aura_kernels.cuh"}
         assert {f"pyprune_fast/{name}" for name in wanted} <= set(files.namelist())
         assert [Path(name).name.split(".")[0] for name in files.namelist() if name.endswith(".so")] == ["_cpu"]
-        files.extractall(site)
-    code = (
-        "import torch, pyprune_fast as p;print(p._native.cpu.__file__, p.ops.take(torch.arange(4), torch.tensor([2])).item())"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
-                         check=True, capture_output=True, text=True)  # fmt: skip
-    assert run.stdout.startswith(str(site))
-    assert run.stdout.split()[-1] == "2"
+    python = installed(wheel, tmp_path / "environment")
+    where = run(python, "-c", "import pyprune_fast; print(pyprune_fast._native.cpu.__file__)", cwd=tmp_path)
+    assert where.startswith(str(tmp_path / "environment"))
+    assert run(python.parent / "pyprune-fast", "doctor", cwd=tmp_path).endswith("The CPU kernels work.\n")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if (path / "csrc").is_dir())
+    (source / "tests").rename(tmp_path / "tests")  # away from the sources, so that what is tested is what is installed
+    tests = re.findall(r"\{project\}/(tests/\w+\.py)", (ROOT / "pyproject.toml").read_text())  # those of the wheels' own check
+    assert len(tests) == 4
+    out = run(python, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", *tests, cwd=tmp_path)
+    assert re.search(r"\d{2,} passed", out)
+    assert "failed" not in out
+
+
+def installed(wheel: Path, folder: Path) -> Path:
+    """The Python of a new environment with the wheel alone; what it depends on lies on the path, but no other copy of it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
+    subprocess.run([*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel)], check=True, capture_output=True)
+    return python
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What it prints; it must end well."""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(list(map(str, command)), cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_build_refuses_nonsense(tmp_path: Path) -> None:

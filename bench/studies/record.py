@@ -75,15 +75,17 @@ def resume(
     for missing in parts.values():
         for values, row in zip(missing, run(missing), strict=True):
             full = dict(zip(keys, values, strict=True)) | dict(row) | machine()
+            text = file.read_text()
+            torn = text and not text.endswith("\n")  # a run was killed while it wrote: its line stays apart
             with file.open("a") as lines:
-                lines.write(json.dumps(full) + "\n")
+                lines.write(("\n" if torn else "") + json.dumps(full) + "\n")
             print(*values, flush=True)
     return read(file)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The rows of a file of JSON lines; a line that a kill cut short is no row."""
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
 
 
 def spread(values: Sequence[float]) -> float:
