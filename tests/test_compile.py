@@ -45,8 +45,8 @@ def test_every_op_is_checked() -> None:
         name.partition("::")[2].partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if "pyprune_fast::" in name
     }
     assert names == {
-        "aura_counts", "entropy", "extremes", "information", "joint_counts", "norms", "pair_counts", "pair_information",
-        "take", "take_all",
+        "aura_counts", "entropy", "extremes", "information", "joint_counts", "masked_norm", "masked_norm_backward", "norms",
+        "pair_counts", "pair_information", "take", "take_all",
     }  # fmt: skip
     missing = {
         name for name in names if f"opcheck(torch.ops.pyprune_fast.{name}" not in tests.replace("\n", "").replace(" ", "")
