@@ -1,5 +1,5 @@
-// masked_norm: LayerNorm and RMSNorm whose statistics count each channel by a mask, and their gradients. A mask of 0 and
-// 1 gives, on the kept channels, the norm of what is left when the others are cut; in between it is differentiable.
+// masked_norm: LayerNorm and RMSNorm whose statistics count each channel by a mask, and their gradients. A mask of 0
+// and 1 gives, on the kept channels, the norm of what is left when the others are cut; in between it is differentiable.
 //
 //     mu = sum_c m_c x_c / M (0 unless `centred`)    v = sum_c m_c (x_c - mu)^2 / M     M = sum_c m_c
 //     y_c = n_c w_c + b_c                            n_c = (x_c - mu) r                 r = 1 / sqrt(v + eps)
@@ -15,9 +15,9 @@
 //   mean, variance          (N,) of x's dtype, contiguous: mu and v, written by the one and read by the other
 //   dmask                   (C,) of x's dtype, contiguous: written        dweight, dbias  likewise, both or neither
 //
-// Where M is 0 there are no statistics: NaN. Sums over a row are in 16 lanes of x's dtype, added up in float64; sums over
-// rows are in x's dtype over at most 64 rows, then float64. Deterministic: the order of summation is fixed by the shape,
-// whatever the threads and the SIMD level.
+// Where M is 0 there are no statistics: NaN. Sums over a row are in 16 lanes of x's dtype, added up in float64; sums
+// over rows are in x's dtype over at most 64 rows, then float64. Deterministic: the order of summation is fixed by the
+// shape, whatever the threads and the SIMD level.
 #pragma once
 
 #include <optional>

@@ -1,6 +1,7 @@
 // masked_norm on the CPU. Contract: core/masked_norm.h.
 //
-// Rows are dealt out in tasks of their own. Sums over rows are a task's first; a last pass adds the tasks' sums in order.
+// Rows are dealt out in tasks of their own. Sums over rows are a task's first; a last pass adds the tasks' sums in
+// order.
 #include "../core/masked_norm.h"
 
 #include <algorithm>

@@ -88,7 +88,8 @@ void test_counts(int L, bool periodic) {
 void test_masked_norm() {
   const int64_t N = 131, C = 37;
   std::mt19937 random(1);
-  std::vector<double> x(N * C), grad(N * C), mask(C), y(N * C), mean(N), variance(N), wanted_mean(N), wanted_variance(N);
+  std::vector<double> x(N * C), grad(N * C), mask(C), y(N * C), mean(N), variance(N), wanted_mean(N),
+      wanted_variance(N);
   for (double& v : x) v = static_cast<double>(random() % 64);
   for (double& v : grad) v = static_cast<double>(random() % 64);
   for (int64_t c = 0; c < C; ++c) mask[c] = c % 37 < 32 ? 1 : 0;  // a mean is a multiple of 1/32
@@ -109,8 +110,8 @@ void test_masked_norm() {
                      rows(variance), threads);
     expect_equal("masked_norm, mean", 0, mean, wanted_mean);
     expect_equal("masked_norm, variance", 0, variance, wanted_variance);
-    cpu::masked_norm_backward(whole(grad), whole(x), channels(mask), std::nullopt, rows(mean), rows(variance), 0.5, true,
-                              whole(dx), channels(dmask), channels(dweight), channels(dbias), threads);
+    cpu::masked_norm_backward(whole(grad), whole(x), channels(mask), std::nullopt, rows(mean), rows(variance), 0.5,
+                              true, whole(dx), channels(dmask), channels(dweight), channels(dbias), threads);
     for (int64_t i = 0; i < N * C; ++i) wanted_dbias[i % C] += grad[i];
     expect_equal("masked_norm, dbias", 0, dbias, wanted_dbias);
     if (first.empty()) first = {y, dx, dmask, dweight};

@@ -27,9 +27,8 @@ void masked_norm_forward(const MaskedNorm<T>& norm, const T* x, int64_t rows, T*
   for (int64_t n = 0; n < rows; ++n) {
     const T* __restrict row = x + n * C;
     T* __restrict out = y + n * C;
-    const T mu = norm.centred
-                     ? static_cast<T>(masked_sum<T>(C, [&](int64_t c) { return m[c] * row[c]; }) / norm.total)
-                     : T(0);
+    const T mu =
+        norm.centred ? static_cast<T>(masked_sum<T>(C, [&](int64_t c) { return m[c] * row[c]; }) / norm.total) : T(0);
     const double v = masked_sum<T>(C, [&](int64_t c) { return m[c] * ((row[c] - mu) * (row[c] - mu)); }) / norm.total;
     const T r = static_cast<T>(masked_scale(v, norm.eps));
     for (int64_t c = 0; c < C; ++c) out[c] = (row[c] - mu) * r * w[c] + b[c];
