@@ -95,9 +95,10 @@ def spread(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and `spread`, such as 74.50 ± 0.31."""
-    half = f" ± {spread(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{half}"
+    """Mean and `spread`, such as 74.50 ± 0.31; one or two values as they are, of which an interval would say nothing."""
+    if len(values) < 3:
+        return ", ".join(f"{value:.2f}" for value in values)
+    return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
 
 
 def between(text: str, marker: str, table: str) -> str:

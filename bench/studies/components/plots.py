@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 def draw(title: str, unit: str, panels: Mapping[str, Sequence[Row]]) -> Any:
-    """A row of axes for each panel: one-shot on the left, after more training on the right; whiskers are 95 % intervals."""
+    """A row of axes for each panel: one-shot on the left, after more training on the right; whiskers are 95 % intervals, of three values or more."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -51,16 +51,19 @@ def draw(title: str, unit: str, panels: Mapping[str, Sequence[Row]]) -> Any:
 
 
 def _panel(axis: Any, rows: Sequence[Row], when: str) -> None:
-    """A line a method, each a little aside so that whiskers can be told apart."""
+    """A line a method, each a little aside so that whiskers can be told apart; of two values these themselves, no whisker."""
     cells: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row["method"]][row["rho"]].append(row[when])
     for number, (method, found) in enumerate(cells.items()):
         rhos = sorted(found)
+        aside = 0.006 * (number - len(cells) / 2)
+        few = [(rho + aside, value) for rho in rhos if len(found[rho]) == 2 for value in found[rho]]
+        axis.scatter([x for x, _ in few], [value for _, value in few], color=COLOURS[method], marker="_", linewidth=1)
         axis.errorbar(
-            [rho + 0.006 * (number - len(cells) / 2) for rho in rhos],
+            [rho + aside for rho in rhos],
             [statistics.mean(found[rho]) for rho in rhos],
-            [spread(found[rho]) for rho in rhos],
+            [spread(found[rho]) if len(found[rho]) > 2 else 0.0 for rho in rhos],
             color=COLOURS[method], label=method, marker="o", markersize=3.5, linewidth=1.2, elinewidth=0.8, capsize=1.5,
         )  # fmt: skip
     axis.axhline(statistics.mean(row["dense"] for row in rows), color=INK, linewidth=0.8, linestyle=(0, (3, 2)), label="dense")
