@@ -26,7 +26,7 @@ def history(part: slice, group: dist.ProcessGroup | None) -> list[object]:
 
 def test_all_ranks_prune_the_same(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [subprocess.Popen([*command, str(rank)], env=env, stderr=subprocess.PIPE, text=True) for rank in range(2)]
     for process in started:
         errors = process.communicate(timeout=300)[1]

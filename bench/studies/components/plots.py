@@ -26,7 +26,10 @@ Row = Mapping[str, Any]
 
 
 def draw(title: str, unit: str, panels: Mapping[str, Sequence[Row]]) -> Any:
-    """A row of axes for each panel: one-shot on the left, after more training on the right; whiskers are 95 % intervals, of three values or more."""
+    """A row of axes for each panel: one-shot on the left, after more training on the right.
+
+    Whiskers are 95 % intervals, of three values or more.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -83,7 +86,7 @@ def main(folder: Path = RESULTS) -> None:
     """A drawing beside each study's results, where there are some."""
     for study, title, unit, keys in (
         ("autoencoder", "Autoencoders of MNIST, 95 % intervals over seeds", "PSNR (dB)", ("network", "importance")),
-        ("agent", "TD-MPC on Pendulum-v1, 95 % intervals over agents", "return", ("importance",)),
+        ("agent", "TD-MPC on Pendulum-v1, 95 % intervals over agents (of two: both)", "return", ("importance",)),
     ):
         path = folder / f"{study}.jsonl"
         if path.exists():
