@@ -104,7 +104,7 @@ def over_members(groups: Iterable[Group], sums: Mapping[tuple[str, int], Tensor]
         total = torch.zeros(group.channels, dtype=torch.float64)
         for member in members:
             along = sums[member.tensor, member.dim]
-            total += along[member.positions(range(group.channels))].reshape(group.channels, -1).sum(1)
+            total += along[member.offset :].as_strided((group.channels, member.block), (member.step, 1)).sum(1)
         scores[group.name] = total / len(members)
     return scores
 
