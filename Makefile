@@ -1,6 +1,7 @@
 # Every target works from a fresh clone with nothing but Python, g++ and make.
 PYTHON ?= python3
 VENV := .venv
+STUDY ?= criteria
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
@@ -27,7 +28,7 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 
 study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, hours on one core; STUDY=toy: seconds, for trying
 	OMP_NUM_THREADS=1 $(BIN)/pyprune-fast bench bench/studies/$(STUDY).toml --out bench/results/study-$(STUDY).jsonl \
-	  --plot bench/results/study-$(STUDY).svg --compare default l1
+	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

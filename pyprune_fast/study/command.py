@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     print(form(*summary(rows)))
     if options.compare:
         print()
-        print(form(*compare(rows, *options.compare, value=options.value)))
+        print(form(*compare(rows, options.compare[0], options.compare[1], options.value)))
     if options.plot is not None:
         plot(rows, options.plot)
     return 0
