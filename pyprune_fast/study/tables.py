@@ -105,7 +105,7 @@ def as_csv(head: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
     writer.writerow([t for name, mean in zip(head, means, strict=True) for t in ([name, f"{name}, ±"] if mean else [name])])
     for line in lines:
         writer.writerow([part for cell in line for part in (_parts(cell) if isinstance(cell, tuple) else (cell,))])
-    return buffer.getvalue()
+    return buffer.getvalue().rstrip()
 
 
 def _target(remove: float, row: Mapping[str, Any]) -> str:
