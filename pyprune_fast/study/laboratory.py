@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -122,7 +122,7 @@ class _Laboratory:
             "dense": result.metric_before,
             "cut": result.rounds[0].metric_cut,
             "last": result.rounds[0].metric_tuned,
-            "best": max(*epochs, result.rounds[0].metric_tuned, 0.0),
+            "best": max([*epochs, result.rounds[0].metric_tuned]),
             **_costs(result),
             **self._running(result, data, start),
             "weights": self.weights,
@@ -165,7 +165,7 @@ class _Laboratory:
 class _Watched:
     """Training batches that call back at the end of each pass."""
 
-    def __init__(self, batches: Batches, ended: Any) -> None:
+    def __init__(self, batches: Batches, ended: Callable[[], None]) -> None:
         self._batches, self._ended = batches, ended
 
     def __iter__(self) -> Iterator[Any]:

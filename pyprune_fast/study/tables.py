@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyprune_fast._checks import check_choice
@@ -30,27 +30,13 @@ def summary(rows: Rows) -> Table:
     cells: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
     for (_, remove, criterion), row in rows.items():
         cells.setdefault((remove, criterion), []).append(row)
-    sizes = list(next(iter(rows.values()))["clocks"]["latency"]["dense"]) if rows else []
-    columns: dict[str, Callable[[Mapping[str, Any]], float]] = {
-        **{name: lambda row, key=key: 100 * row[key] for key, name in ACCURACIES.items()},  # type: ignore[misc]
-        **{name: lambda row, key=key: 100 * _left(row[key]) for key, name in COSTS.items()},  # type: ignore[misc]
-        **{
-            f"latency left, batch {size}, %": lambda row, size=size: (  # type: ignore[misc]
-                100 * _left({name: times[size] for name, times in row["clocks"]["latency"].items()})
-            )
-            for size in sizes
-        },
-    }
-    lines: list[list[Cell]] = [
-        [
-            _target(remove, found[0]),
-            criterion,
-            len(found),
-            *(interval([value(row) for row in found]) for value in columns.values()),
-        ]
-        for (remove, criterion), found in sorted(cells.items(), key=lambda cell: cell[0][0])
-    ]
-    return ["target", "criterion", "seeds", *columns], lines
+    lines: list[list[Cell]] = []
+    for (remove, criterion), found in sorted(cells.items(), key=lambda cell: cell[0][0]):
+        columns = zip(*(_percentages(row).values() for row in found), strict=True)
+        target = f"-{100 * remove:g} % {found[0]['measure']}"
+        lines.append([target, criterion, len(found), *map(interval, columns)])
+    names = list(_percentages(next(iter(rows.values())))) if rows else []
+    return ["target", "criterion", "seeds", *names], lines
 
 
 def compare(rows: Rows, a: str, b: str, value: str = "last") -> Table:
@@ -74,12 +60,12 @@ def compare(rows: Rows, a: str, b: str, value: str = "last") -> Table:
     check_choice("compare", "value", value, tuple(ACCURACIES))
     sides = [{key[:2]: 100 * row[value] for key, row in rows.items() if key[2] == name} for name in (a, b)]
     for name, side in zip((a, b), sides, strict=True):
-        if lacking := sorted((sides[0].keys() | sides[1].keys()) - side.keys()):
-            places = ", ".join(f"seed {seed} at -{remove:g}" for seed, remove in lacking)
-            raise ValueError(f"compare: {name}: wanted a row for each pair, got none for {places}")
         if not side:
             known = ", ".join(sorted({key[2] for key in rows})) or "none"
             raise ValueError(f"compare: wanted criteria that have rows ({known}), got {name}")
+        if lacking := sorted((sides[0].keys() | sides[1].keys()) - side.keys()):
+            places = ", ".join(f"seed {seed} at -{remove:g}" for seed, remove in lacking)
+            raise ValueError(f"compare: {name}: wanted a row for each pair, got none for {places}")
     targets = sorted({remove for _, remove in sides[0]})
     parts = {f"-{100 * remove:g} %": [key for key in sides[0] if key[1] == remove] for remove in targets}
     if len(targets) > 1:
@@ -108,12 +94,14 @@ def as_csv(head: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
     return buffer.getvalue().rstrip()
 
 
-def _target(remove: float, row: Mapping[str, Any]) -> str:
-    return f"-{100 * remove:g} % {row['measure']}"
-
-
-def _left(cost: Mapping[str, float]) -> float:
-    return cost["pruned"] / cost["dense"]
+def _percentages(row: Mapping[str, Any]) -> dict[str, float]:
+    """The columns of one row, by name."""
+    dense, pruned = (row["clocks"]["latency"][name] for name in ("dense", "pruned"))
+    return {
+        **{name: 100 * row[key] for key, name in ACCURACIES.items()},
+        **{name: 100 * row[key]["pruned"] / row[key]["dense"] for key, name in COSTS.items()},
+        **{f"latency left, batch {size}, %": 100 * pruned[size] / dense[size] for size in dense},
+    }
 
 
 def _parts(cell: tuple[float, float]) -> tuple[float | str, float | str]:
