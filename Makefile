@@ -26,7 +26,7 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 	  PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/$$part.py || exit; \
 	done
 
-study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, hours on one core; STUDY=toy: seconds, for trying
+study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, resumable; STUDY=toy: seconds, for trying
 	OMP_NUM_THREADS=1 $(BIN)/pyprune-fast bench bench/studies/$(STUDY).toml --out bench/results/study-$(STUDY).jsonl \
 	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pyprune_fast._checks import describe
+from pyprune_fast.fingerprint import Fingerprint
 from pyprune_fast.prune import Pruner, fine_tune, running_costs, score
 from pyprune_fast.prune.loop import Batches, Data, Result, check_data
 from pyprune_fast.prune.spec import function_named
@@ -43,7 +44,7 @@ def run_study(study: Study, file: Path, *, progress: bool = True) -> dict[Key, R
         model's and the data's factories give the same each time.
 
     Raises:
-        TypeError, ValueError: factories that give something else; a dense model that is not the one of the rows in the file;
+        TypeError, ValueError: factories that give something else; a dense model, or images to score and judge on, other than those of the rows;
             further as for Pruner.run.
         RuntimeError: fine-tuning diverged.
         In every case the rows that were done are in the file.
@@ -54,11 +55,11 @@ def run_study(study: Study, file: Path, *, progress: bool = True) -> dict[Key, R
         file.parent.mkdir(parents=True, exist_ok=True)
         with _threads(study.threads):
             laboratory = _Laboratory(study)
-            if others := {row["weights"] for row in done.values()} - {laboratory.weights}:
-                raise ValueError(
-                    f"run_study: model: wanted the weights {min(others)[:16]} of the rows in {file.name}, got"
-                    f" {laboratory.weights[:16]}"
-                )
+            for (seed, _, _), row in done.items():
+                for name, digits in laboratory.origin(seed).items():
+                    if digits != row[name]:
+                        wanted = f"{row[name][:16]} as in {file.name}, seed {seed}"
+                        raise ValueError(f"run_study: {name}: wanted {wanted}, got {digits[:16]}")
             bar = tqdm(missing, desc="study", unit="row", disable=not progress)
             for key in bar:
                 bar.set_postfix_str("seed {}, -{:g}, {}".format(*key))
@@ -85,10 +86,11 @@ class _Laboratory:
         if not isinstance(model, nn.Module):
             raise TypeError(f"run_study: model: wanted a factory of a module, got one of {describe(model)}")
         self.model = model
-        self.weights = fingerprint(model)
+        self._weights = fingerprint(model)
         self._make_data = function_named(study.data)
         # Rows come seed by seed; older scores and data would only fill the memory.
         self._data = lru_cache(maxsize=1)(self._data_of)
+        self.origin = cache(self._origin_of)
         self._scores = lru_cache(maxsize=len(study.criteria))(self._scores_of)
 
     def row(self, seed: int, remove: float, criterion: str) -> Row:
@@ -125,7 +127,7 @@ class _Laboratory:
             "best": max([*epochs, result.rounds[0].metric_tuned]),
             **_costs(result),
             **self._running(result, data, start),
-            "weights": self.weights,
+            **self.origin(seed),
             "plan": hashlib.sha256(result.plan.to_json().encode()).hexdigest(),
             "settings": asdict(study) | {"criteria": [study.criteria[0]], "remove": [remove], "seeds": [seed]},
         }
@@ -135,6 +137,15 @@ class _Laboratory:
         data = self._make_data(seed=seed) if takes_seed else self._make_data()
         check_data(data)
         return data  # type: ignore[no-any-return]
+
+    def _origin_of(self, seed: int) -> dict[str, str]:
+        """Hashes of the dense model and of a seed's images to score and judge on; batches to train on may be random."""
+        data, images = self._fresh(seed), Fingerprint()
+        for part in (data.calibration, data.test):
+            for inputs, labels in part:
+                images.add("inputs", inputs)
+                images.add("labels", labels)
+        return {"weights": self._weights, "images": images.digits()}
 
     def _fresh(self, seed: int) -> Data:
         """A seed's data as nobody has read it: loaders may count their passes, and each copy counts its own."""
