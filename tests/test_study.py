@@ -219,8 +219,13 @@ def test_the_command_shows_rows_without_running(calm: Path, tmp_path: Path, caps
     assert (tmp_path / "again.svg").read_text() == svg
     with pytest.raises(ValueError, match=r"wanted rows, and a file \.svg"):
         plot({}, picture)
-    with pytest.raises(SystemExit):
-        main([*shown, "--compare", "fisher", "fpgm"])
+    for wrong, text in (
+        (("--compare", "fisher", "fpgm"), "--compare: wanted criteria of the study, fisher, l1, random, got fpgm"),
+        (("--plot", "picture.gif"), "--plot: wanted a file .svg, .png, .pdf, got picture.gif"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*shown, *wrong])
+        assert text in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,16 @@ def add_bench(commands: Any) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Runs what is missing, then prints the table, the comparison if asked for, and draws the plot."""
     from . import as_csv, as_markdown, compare, load_study, rows_of, run_study, summary
+    from .plot import FORMS, plot
 
     study = load_study(options.study)
     file = options.out or options.study.with_suffix(".jsonl")
     if unknown := set(options.compare or ()) - set(study.criteria):
         parser.error(f"--compare: wanted criteria of the study, {', '.join(study.criteria)}, got {', '.join(sorted(unknown))}")
     if options.plot is not None:
-        from .plot import plot  # needs the extra "report": said before any work is done
+        if options.plot.suffix not in FORMS:
+            parser.error(f"--plot: wanted a file {', '.join(FORMS)}, got {options.plot.name}")
+        importlib.import_module("matplotlib")  # of the extra "report": said before any work is done
     try:
         rows = rows_of(study, file) if options.no_run else run_study(study, file, progress=not options.no_progress)
     except KeyboardInterrupt:

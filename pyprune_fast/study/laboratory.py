@@ -44,8 +44,8 @@ def run_study(study: Study, file: Path, *, progress: bool = True) -> dict[Key, R
         model's and the data's factories give the same each time.
 
     Raises:
-        TypeError, ValueError: factories that give something else; a dense model, or images to score and judge on, other than those of the rows;
-            further as for Pruner.run.
+        TypeError, ValueError: factories that give something else; a dense model, or images to score and judge on, other than
+            those of the rows in the file; further as for Pruner.run.
         RuntimeError: fine-tuning diverged.
         In every case the rows that were done are in the file.
     """

@@ -13,6 +13,7 @@ from .tables import Rows
 # Okabe and Ito's colours, which colour-blind readers tell apart; marks differ too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKS = "osD^vPX<>*"
+FORMS = (".svg", ".png", ".pdf")
 
 
 def plot(rows: Rows, file: Path) -> None:
@@ -29,7 +30,7 @@ def plot(rows: Rows, file: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    if not rows or file.suffix not in (".svg", ".png", ".pdf"):
+    if not rows or file.suffix not in FORMS:
         raise ValueError(f"plot: wanted rows, and a file .svg, .png or .pdf, got {len(rows)} rows and {file.name}")
     points: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (_, remove, criterion), row in rows.items():
