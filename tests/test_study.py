@@ -73,6 +73,46 @@ def test_rows_of_a_killed_study_are_those_of_an_undisturbed_one(calm: Path, tmp_
     assert without_clocks(file) == without_clocks(calm)
 
 
+OWN = """
+import torch
+from types import SimpleNamespace
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def model():
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(216, 2)
+    )
+
+
+def data():
+    images = TensorDataset(torch.randn(64, 1, 8, 8), torch.arange(64) % 2)
+    shuffled = DataLoader(images, 16, shuffle=True)
+    return SimpleNamespace(train=shuffled, calibration=shuffled, test=DataLoader(images, 16))
+"""
+
+
+def test_random_factories_loaders_and_dropout_give_the_same_rows_wherever_a_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random_factories.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    study = replace(
+        load_study(TOY),
+        model="random_factories:model",
+        data="random_factories:data",
+        criteria=("taylor", "random"),
+        remove=(0.5,),
+    )
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    run_study(study, whole, progress=False)
+    lines = whole.read_text().splitlines(keepends=True)
+    parts.write_text("".join(lines[:3]))  # it ended within the second seed
+    run_study(study, parts, progress=False)
+    assert without_clocks(parts) == without_clocks(whole)
+    assert len({row["images"] for row in read(whole)}) == 3
+
+
 def test_what_is_there_is_not_run_again_and_more_seeds_add_rows(calm: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(calm.read_text())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,12 +78,21 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers start anew, whatever was drawn before, in this run or in the one that it resumes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 class _Laboratory:
     """The dense model, and what rows share: a seed's data, and a criterion's scores on it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        model = function_named(study.model)()
+        with _seeded(0):
+            model = function_named(study.model)()
         if not isinstance(model, nn.Module):
             raise TypeError(f"run_study: model: wanted a factory of a module, got one of {describe(model)}")
         self.model = model
@@ -96,21 +106,20 @@ class _Laboratory:
     def row(self, seed: int, remove: float, criterion: str) -> Row:
         """One row, without the machine."""
         study, start = self.study, time.perf_counter()
-        data, scores = self._fresh(seed), self._scores(seed, criterion)
+        data, scores, layers = self._fresh(seed), self._scores(seed, criterion), self._layers(seed)
         epochs: list[float] = []
 
         def tune(model: nn.Module) -> None:
-            torch.manual_seed(seed)  # whatever random numbers were drawn before, in this run or in the one it resumes
             watched = _Watched(data.train, lambda: epochs.append(accuracy(model, data.test)))
             fine_tune(model, watched, steps=study.steps, learning_rate=study.learning_rate)
 
-        with torch.random.fork_rng():
+        with _seeded(seed):
             pruner = Pruner(
                 copy.deepcopy(self.model),
                 data,
                 criterion=criterion,
                 target=study.target(remove),
-                layers=self._layers(seed),
+                layers=layers,
                 tune=tune,
                 seed=seed,
             )
@@ -134,15 +143,16 @@ class _Laboratory:
 
     def _data_of(self, seed: int) -> Data:
         takes_seed = "seed" in inspect.signature(self._make_data).parameters
-        data = self._make_data(seed=seed) if takes_seed else self._make_data()
+        with _seeded(seed):
+            data = self._make_data(seed=seed) if takes_seed else self._make_data()
         check_data(data)
         return data  # type: ignore[no-any-return]
 
     def _origin_of(self, seed: int) -> dict[str, str]:
         """Hashes of the dense model and of a seed's images to score and judge on; batches to train on may be random."""
         data, images = self._fresh(seed), Fingerprint()
-        for part in (data.calibration, data.test):
-            for inputs, labels in part:
+        with _seeded(seed):
+            for inputs, labels in chain(data.calibration, data.test):
                 images.add("inputs", inputs)
                 images.add("labels", labels)
         return {"weights": self._weights, "images": images.digits()}
@@ -157,7 +167,8 @@ class _Laboratory:
 
     def _scores_of(self, seed: int, criterion: str) -> Scores:
         layers = None if criterion == self.study.criteria[0] else self._layers(seed)
-        return score(self.model, self._fresh(seed).calibration, criterion, layers=layers, seed=seed)
+        with _seeded(seed):
+            return score(self.model, self._fresh(seed).calibration, criterion, layers=layers, seed=seed)
 
     def _running(self, result: Result, data: Data, start: float) -> Row:
         """Memory, which is counted, and under "clocks" all that differs from run to run."""
