@@ -218,12 +218,12 @@ def rows(accuracies: dict[tuple[int, float, str], float]) -> dict[tuple[int, flo
 
 def test_tables_by_hand() -> None:
     head, lines = summary(rows({(0, 0.5, "l1"): 0.5, (1, 0.5, "l1"): 0.7, (0, 0.5, "l2"): 0.6}))
-    assert lines[0][:3] == ["-50 % macs", "l1", 2]
+    assert lines[0][:3] == ["-50 % MACs", "l1", 2]
     # t(0.975; 1) s / sqrt(2), s = 14.142
     assert lines[0][head.index("fine-tuned, last, %")] == pytest.approx((60, 12.7062 * 10), rel=1e-5)
     text = as_markdown(head, lines).splitlines()
-    assert text[2].startswith("| -50 % macs | l1 | 2 | 10.00 ± 0.00 | 60.00 ± 127.06 | 90.00 ± 0.00 | 50.00 ± 0.00 |")
-    assert text[3].startswith("| -50 % macs | l2 | 1 | 10.00 | 60.00 | 90.00 | 50.00 |")
+    assert text[2].startswith("| -50 % MACs | l1 | 2 | 10.00 ± 0.00 | 60.00 ± 127.06 | 90.00 ± 0.00 | 50.00 ± 0.00 |")
+    assert text[3].startswith("| -50 % MACs | l2 | 1 | 10.00 | 60.00 | 90.00 | 50.00 |")
     back = list(csv.DictReader(io.StringIO(as_csv(head, lines))))
     assert float(back[0]["fine-tuned, last, %"]) == pytest.approx(60)
     assert float(back[0]["fine-tuned, last, %, ±"]) == pytest.approx(127.062, rel=1e-5)

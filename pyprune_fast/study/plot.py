@@ -7,6 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from pyprune_fast.report.table import measure_name
+
 from .paired import interval
 from .tables import Rows
 
@@ -46,6 +48,6 @@ def plot(rows: Rows, file: Path) -> None:
             style: Any = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "capsize": 3}
             axis.errorbar(x, [mean for mean, _ in found], halves, label=criterion, **style)
         axis.axhline(100 * first["dense"], color="#7b8794", linestyle="--", linewidth=1, label="dense")
-        axis.set(xlabel=f"{first['measure']} removed, %", ylabel="accuracy, fine-tuned, %")
+        axis.set(xlabel=f"{measure_name(first['measure'])} removed, %", ylabel="accuracy, fine-tuned, %")
         axis.legend(frameon=False)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

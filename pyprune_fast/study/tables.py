@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyprune_fast._checks import check_choice
+from pyprune_fast.report.table import measure_name
 
 from .definition import Key
 from .paired import interval, paired
@@ -33,7 +34,7 @@ def summary(rows: Rows) -> Table:
     lines: list[list[Cell]] = []
     for (remove, criterion), found in sorted(cells.items(), key=lambda cell: cell[0][0]):
         columns = zip(*(_percentages(row).values() for row in found), strict=True)
-        target = f"-{100 * remove:g} % {found[0]['measure']}"
+        target = f"-{100 * remove:g} % {measure_name(found[0]['measure'])}"
         lines.append([target, criterion, len(found), *map(interval, columns)])
     names = list(_percentages(next(iter(rows.values())))) if rows else []
     return ["target", "criterion", "seeds", *names], lines
