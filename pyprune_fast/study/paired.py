@@ -26,7 +26,7 @@ class Difference:
         t_test: two-sided p of the paired t test, under the same; NaN where all differences are equal, for it has no scale then.
         signs: two-sided p of the sign-flip test: the share of all 2^n patterns of signs whose absolute sum is at least the
             one seen. Exact for differences that are independent and symmetric about 0 under the hypothesis, whatever their
-            distribution; never below 2 / 2^n, unless all are 0 or n is above MOST_PAIRS: 1 and NaN.
+            distribution. At least 2 / 2^n; NaN with more than MOST_PAIRS pairs.
     """
 
     pairs: int
