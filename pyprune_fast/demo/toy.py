@@ -22,9 +22,8 @@ def batches(count: int, seed: int, size: int = 32) -> list[tuple[Tensor, Tensor]
 
 def data(seed: int = 0) -> Loaders:
     """Batches to train, calibrate and test on; the seed is that of the training batches."""
-    return Loaders(
-        train=batches(8, 3 * seed), calibration=batches(8, 1), test=batches(4, 2)
-    )  # seeds of their own: no 3 s is 1 or 2
+    train = batches(8, 3 * seed)  # no multiple of 3 is 1 or 2, the seeds of the others
+    return Loaders(train=train, calibration=batches(8, 1), test=batches(4, 2))
 
 
 def model() -> nn.Sequential:
