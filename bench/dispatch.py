@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from cases import activations, quantiles
-from limits import at, fastest, machine, offered
+from limits import at, fastest, offered
 
 from pyprune_fast import ops
 from pyprune_fast._native import cpu
+from pyprune_fast.study import machine
 
 LEVELS = (2, 4, 8, 12, 16, 24, 32, 64, 256)
 SITES = tuple(256 << 2 * i for i in range(6))

@@ -23,12 +23,13 @@ import peers
 import resnet
 import torch
 from cases import Case, Counting, activations, all_cases, quantiles, threaded_cases
-from limits import Call, as_floats, at, beside_reading, fastest, machine, offered, same, with_threads
+from limits import Call, as_floats, at, beside_reading, fastest, offered, same, with_threads
 from table import as_lines
 from torch.nn import functional
 
 from pyprune_fast import ops, reference
 from pyprune_fast._native import cpu
+from pyprune_fast.study import machine
 
 Row = dict[str, Any]
 

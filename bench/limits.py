@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyprune_fast._native import build_info, cpu
+from pyprune_fast._native import cpu
 
 Call = Callable[[], Any]
 Clock = Callable[[], float]
@@ -74,21 +70,3 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return all(same(x, y) for x, y in zip(a, b, strict=True))
     return torch.equal(a, b) if not a.is_floating_point() else torch.allclose(a, b, rtol=1e-6, atol=1e-9)
-
-
-def machine() -> dict[str, Any]:
-    """What the times were taken on, and of."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
-
-    return {
-        "cpu": model or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "commit": git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
-        "date": date.today().isoformat(),
-        **{k: v for k, v in build_info().items() if k in ("pyprune_fast", "torch", "isa")},
-    }

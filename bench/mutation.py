@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import pybind11
-from limits import machine, offered
+from limits import offered
+
+from pyprune_fast.study import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")

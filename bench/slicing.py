@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch_pruning
 import transformers
-from limits import machine
 from resnet import resnet50
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -35,6 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyprune_fast.graph import find_groups
 from pyprune_fast.prune import group_norms
 from pyprune_fast.slicing import Group, Plan, apply
+from pyprune_fast.study import machine
 
 hf: Any = transformers  # its configurations take what they like
 Times = dict[str, float]

@@ -24,6 +24,7 @@ from .distributed import first_rank_first, launched, place
 from .estimators import ESTIMATORS, AuraEntropy, AuraInformation
 from .levels import MAX_LEVELS
 from .planned import add_dry_run
+from .study.command import add_bench
 from .watch import add_commands
 
 QUICK_STEPS, QUICK_BATCHES = 60, 16
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_commands(commands)
     add_dry_run(commands)
+    add_bench(commands)
 
     info = commands.add_parser("info", help="what was built and what works here")
     info.set_defaults(run=_info)

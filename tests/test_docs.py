@@ -28,6 +28,7 @@ PAGES = {
         "prune": "pyprune_fast.prune",
         "report": "pyprune_fast.report",
         "slicing": "pyprune_fast.slicing",
+        "study": "pyprune_fast.study",
     }.items()
 }
 

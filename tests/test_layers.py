@@ -27,7 +27,7 @@ LAYERS = (
     ("observe", "class_chunks", "distributed", "parallel", "anytime", "scoring", "suggest", "baselines"),
     ("graph", "slicing"),
     ("prune",),
-    ("report", "demo", "large", "dryrun", "planned", "watch", "doctor", "cli"),
+    ("report", "demo", "large", "dryrun", "planned", "watch", "doctor", "study", "cli"),
     ("adapters", "__main__"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}

@@ -32,13 +32,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from limits import machine as machine_and_commit
 
 from pyprune_fast import score_model
 from pyprune_fast.demo import cifar10
 from pyprune_fast.distributed import all_merge, each, first_rank_first, launched, place
 from pyprune_fast.dryrun import all_reduce_seconds
 from pyprune_fast.report.scores import fingerprint_all
+from pyprune_fast.study import machine as machine_and_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = (1, 2, 4)

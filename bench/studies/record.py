@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limits import machine
+from pyprune_fast.study import append, machine, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +66,6 @@ def resume(
         All rows of the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
     known = {tuple(row[key] for key in keys) for row in read(file)}
     parts: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for values in wanted:
@@ -74,18 +73,9 @@ def resume(
             parts.setdefault(values[:part], []).append(values)
     for missing in parts.values():
         for values, row in zip(missing, run(missing), strict=True):
-            full = dict(zip(keys, values, strict=True)) | dict(row) | machine()
-            text = file.read_text()
-            torn = text and not text.endswith("\n")  # a run was killed while it wrote: its line stays apart
-            with file.open("a") as lines:
-                lines.write(("\n" if torn else "") + json.dumps(full) + "\n")
+            append(file, dict(zip(keys, values, strict=True)) | dict(row))
             print(*values, flush=True)
     return read(file)
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; a line that a kill cut short is no row."""
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
 
 
 def spread(values: Sequence[float]) -> float:

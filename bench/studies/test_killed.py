@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, read
+from record import ROOT
+
+from pyprune_fast.study import read
 
 STUDY = ROOT / "bench" / "studies" / "components" / "autoencoder.py"
 KILLS = 2

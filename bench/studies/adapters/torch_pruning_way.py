@@ -30,12 +30,12 @@ from typing import Any
 import torch
 import torch_pruning as tp
 import transformers
-from limits import machine
 from resnet import resnet50
 from slicing import Copied, Resident
 from torch import Tensor, nn
 
 from pyprune_fast.adapters.torch_pruning import AuraEntropyImportance, MagnitudeImportance, TaylorImportance, step
+from pyprune_fast.study import machine
 
 Row = dict[str, Any]
 Batches = list[tuple[Tensor, Tensor]]

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from chart import INK, PALE, RESULTS, save
-from record import read, spread
+from record import spread
+
+from pyprune_fast.study import read
 
 COLOURS = {
     "uniform": "#9aa5b1", "global": "#e08a2e", "grid": "#5aa469", "gradient": "#2b6cb0", "straight-through": "#a05db0",
