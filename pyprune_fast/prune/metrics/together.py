@@ -9,8 +9,9 @@ that finds in its place of the pass before the same function with the same argum
 
 So answers are those of the plain pass bit for bit, whatever the order of candidates, and nothing has to be traced. Only known
 functions without chance and side effects are remembered, and only without gradients and autocast; all others run. Tensors that
-are written to after they were remembered (`relu_`, `+=`) are not answered with; arguments that no remembered call made, such as
-the batch, are remembered as copies.
+are written to after they were remembered (`relu_`, `+=`) are not answered with: torch counts such writes. It does not count
+those by way of `.data` or a NumPy view, so a metric must not write to the model's parameters in these ways. Arguments that no
+remembered call made, such as the batch, are remembered as copies.
 """
 
 from __future__ import annotations
@@ -297,7 +298,8 @@ def measuring(metric: str, repeat: int) -> Iterator[None]:
 def shared(model: nn.Module) -> Iterator[None]:
     """Within a metric's function: forward passes of a model of which only the outputs count, not their time or operations.
 
-    The metric then takes part in `sharing`. Outputs are written to by torch's own functions alone, if at all.
+    The metric then takes part in `sharing`. Outputs and parameters are written to by torch's own functions alone, if at all:
+    not by way of `.data` or a NumPy view, of which torch does not tell.
 
     Args:
         model: that runs in the block, in eval mode and without gradients, in whatever way.
