@@ -1,7 +1,7 @@
-"""Trains the networks of `cifar.py`, once: PYTHONPATH=bench/studies python bench/studies/train_baselines.py [vgg] [resnet20]
+"""Trains the networks of `cifar.py`, once: PYTHONPATH=bench/studies python bench/studies/train_baselines.py [vgg] [resnet20].
 
-SGD (momentum cycled with the rate), one cycle, weight decay 5e-4, batches of 128, images mirrored and moved by up to 4 pixels, bfloat16
-where that is fast. A line of JSON an epoch goes to bench/results/baselines/NAME.jsonl, the weights to NAME.safetensors.
+SGD (momentum cycled with the rate), one cycle, weight decay 5e-4, batches of 128, images mirrored and moved by up to 4 pixels,
+bfloat16 where that is fast. A line of JSON an epoch goes to bench/results/baselines/NAME.jsonl, the weights to NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from pyprune_fast.demo.batches import Batches, Loaders
 from pyprune_fast.prune import accuracy, fast_dtype, fine_tune
 
 EPOCHS = 30
-NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], Callable[[], nn.Sequential], float]] = {
-    "vgg": (cifar.vgg, cifar.trained_vgg, 0.1),
-    "resnet20": (cifar.resnet20, cifar.trained_resnet20, 0.2),
-}
+# How to make it, and the peak of its rate.
+NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], float]] = {"vgg": (cifar.vgg, 0.1), "resnet20": (cifar.resnet20, 0.2)}
 
 
 class Logged:
@@ -45,7 +43,7 @@ def train(name: str, folder: Path, data: Loaders, epochs: int) -> None:
 
     The accuracy in the log is on the images that studies judge on; nothing is chosen by it, the last weights are kept.
     """
-    make, _, rate = NETWORKS[name]
+    make, rate = NETWORKS[name]
     net, log, start = make().to(memory_format=torch.channels_last), folder / f"{name}.jsonl", time.perf_counter()
     cifar.initialise(net, seed=0)
     folder.mkdir(parents=True, exist_ok=True)
