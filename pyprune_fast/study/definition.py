@@ -19,6 +19,7 @@ from pyprune_fast.prune.criteria import check_criterion
 Key = tuple[int, float, str]  # seed, removed fraction, criterion: what tells the rows of a study apart
 
 MEASURES = ("channels", "parameters", "macs")
+PRODUCTS = ("float32", "bfloat16")
 LISTS = ("criteria", "remove", "seeds")  # what rows are of; all else holds for every row
 
 
@@ -34,6 +35,7 @@ class Study:
         seeds: of torch, of the data and of the random criterion.
         steps: of fine-tuning, in batches.
         learning_rate: peak of its one-cycle schedule.
+        products: dtype of the matrix products of fine-tuning, "float32" or "bfloat16".
         measure: what the fractions are of: "channels", "parameters" or "macs".
         threads: of torch, for results can depend on it.
         batch_sizes: whose latency is measured; memory is that of the largest.
@@ -58,6 +60,7 @@ class Study:
     seeds: tuple[int, ...]
     steps: int
     learning_rate: float = 0.04
+    products: str = "float32"
     measure: str = "macs"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 64)
@@ -76,6 +79,7 @@ class Study:
                 raise TypeError(f"Study: criteria: wanted names, got {describe(criterion)}")
             check_criterion("Study", criterion)
         check_choice("Study", "measure", self.measure, MEASURES)
+        check_choice("Study", "products", self.products, PRODUCTS)
         for fraction in self.remove:
             _check_positive("remove", fraction)
             self.target(fraction)

@@ -111,7 +111,8 @@ class _Laboratory:
 
         def tune(model: nn.Module) -> None:
             watched = _Watched(data.train, lambda: epochs.append(accuracy(model, data.test)))
-            fine_tune(model, watched, steps=study.steps, learning_rate=study.learning_rate)
+            autocast = torch.bfloat16 if study.products == "bfloat16" else None
+            fine_tune(model, watched, steps=study.steps, learning_rate=study.learning_rate, autocast=autocast)
 
         with _seeded(seed):
             pruner = Pruner(
