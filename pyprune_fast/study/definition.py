@@ -34,6 +34,7 @@ class Study:
         remove: fractions of the measure to remove, each in (0, 1).
         seeds: of torch, of the data and of the random criterion.
         steps: of fine-tuning, in batches.
+        looks: at the test images, evenly over fine-tuning, the last one after the last step; "best" is the best of them.
         learning_rate: peak of its one-cycle schedule.
         products: dtype of the matrix products of fine-tuning, "float32" or "bfloat16".
         measure: what the fractions are of: "channels", "parameters" or "macs".
@@ -59,6 +60,7 @@ class Study:
     remove: tuple[float, ...]
     seeds: tuple[int, ...]
     steps: int
+    looks: int = 1
     learning_rate: float = 0.04
     products: str = "float32"
     measure: str = "macs"
@@ -88,6 +90,7 @@ class Study:
         for size in self.batch_sizes:
             check_count("Study", "batch_sizes", size, 1)
         check_count("Study", "steps", self.steps, 0)
+        check_count("Study", "looks", self.looks, 1)
         check_count("Study", "threads", self.threads, 1)
         for name in ("learning_rate", "latency_seconds"):
             _check_positive(name, getattr(self, name))
@@ -95,6 +98,15 @@ class Study:
     def wanted(self) -> Iterator[Key]:
         """What each row is of, in the order in which rows are run: a longer list of seeds adds rows at the end."""
         return product(self.seeds, self.remove, self.criteria)
+
+    def look_after(self) -> frozenset[int]:
+        """After how many steps the looks before the last one are.
+
+        Example:
+            >>> sorted(Study("toy:model", "toy:data", ("l1",), (0.5,), (0,), steps=391, looks=4).look_after())
+            [97, 195, 293]
+        """
+        return frozenset(self.steps * look // self.looks for look in range(1, self.looks))
 
     def target(self, fraction: float) -> Target:
         """What a row is to remove."""
