@@ -42,13 +42,14 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()  # a module, so that maps are seen after it
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride, self.new = stride, (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        y: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        y: Tensor = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
         return (y + pad(shortcut, (0, 0, 0, 0, self.new, self.new))).relu()
 

@@ -30,7 +30,7 @@ class Study:
     Attributes:
         model: "module:factory"; factory() gives the trained model.
         data: "module:factory"; factory(seed=...) gives train, calibration and test, or factory() if it takes no seed.
-        criteria: names of `prune.CRITERIA`; all cut the layers that the first one scores.
+        criteria: names of `prune.CRITERIA`, or reversed ones as "reversed sae"; all cut the layers that the first one scores.
         remove: fractions of the measure to remove, each in (0, 1).
         seeds: of torch, of the data and of the random criterion.
         steps: of fine-tuning, in batches.
