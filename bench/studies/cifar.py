@@ -42,7 +42,6 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU()  # a module, so that maps are seen after it
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # modules, so that criteria see maps after the activation
