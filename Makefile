@@ -5,7 +5,7 @@ STUDY ?= criteria
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components study-criteria docs lint sanitize release-check clean
+.PHONY: demo test test-adapters bench study-components study-criteria study-deployment study-pass docs lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -29,6 +29,12 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, resumable; STUDY=toy: seconds, for trying
 	OMP_NUM_THREADS=1 $(BIN)/pyprune-fast bench bench/studies/$(STUDY).toml --out bench/results/study-$(STUDY).jsonl \
 	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
+
+study-deployment: $(VENV)/installed  ## latency before and after pruning in PyTorch, torch.compile and ONNX Runtime, resumable: minutes
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/deployment.py
+
+study-pass: $(VENV)/installed  ## what scoring costs beside the forward pass, and pruning end to end: minutes
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/whole_pass.py
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
