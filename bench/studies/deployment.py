@@ -173,8 +173,8 @@ def page(found: Sequence[Row]) -> str:
     parts = [
         "![Times as fast against times fewer MACs, by model, batch, runtime and multiple](pictures/deployment.svg){ .card }",
         table(header, lines),
-        "Time that went, as a share of the MACs that went (1: as much of each), the median over all models and targets that "
-        "can be had in each of the multiples:",
+        "Time that went, in percent of the MACs that went (100: as much of each), the median over the models and targets that "
+        "could be measured in all multiples and runtimes:",
         shares(found),
         *(["Not measured:\n\n" + "\n".join(failed)] if failed else []),
         caption({**found[-1], **said}, "Median passes, dense and pruned in turns."),
@@ -212,7 +212,7 @@ def shares(found: Sequence[Row]) -> str:
             cells[row["runtime"], row["batch"] > 1][row["round_to"]].append((1 - row["pruned_s"] / row["dense_s"]) / gone)
     multiples = sorted({row["round_to"] for row in found})
     lines = [
-        [runtime, "several" if several else "one", *(statistics.median(values[m]) for m in multiples)]
+        [runtime, "several" if several else "one", *(f"{statistics.median(values[m]):.0%}" for m in multiples)]
         for (runtime, several), values in cells.items()
     ]
     return table(["runtime", "images", *(f"multiples of {m}" for m in multiples)], lines)

@@ -82,7 +82,7 @@ def test_shares_are_of_settings_without_gaps() -> None:
     whole = [{**row, "model": "whole", "remove": 0.5, "round_to": m, "pruned_s": s} for m, s in ((1, 0.75), (8, 0.5))]
     gap = [{**row, "model": "gap", "remove": 0.5, "round_to": 1, "pruned_s": 0.1}]
     gap.append({"model": "gap", "remove": 0.5, "round_to": 8, "failed": "plan_for"})
-    assert "| a | one | 0.500 | 1.000 |" in deployment.shares([*whole, *gap])
+    assert "| a | one | 50% | 100% |" in deployment.shares([*whole, *gap])
 
 
 def test_whole_pass(run: Run) -> None:
