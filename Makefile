@@ -1,11 +1,11 @@
 # Every target works from a fresh clone with nothing but Python, g++ and make.
 PYTHON ?= python3
 VENV := .venv
-STUDY ?= criteria
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components study-criteria study-deployment study-pass docs lint sanitize release-check clean
+.PHONY: demo test test-adapters bench study-components study-criteria study-deployment study-pass baselines docs lint sanitize \
+	release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -26,9 +26,11 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 	  PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/$$part.py || exit; \
 	done
 
-study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, resumable; STUDY=toy: seconds, for trying
-	OMP_NUM_THREADS=1 $(BIN)/pyprune-fast bench bench/studies/$(STUDY).toml --out bench/results/study-$(STUDY).jsonl \
-	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
+study-criteria: $(VENV)/installed  ## every criterion on two trained CIFAR-10 networks: hours, resumable; QUICK=--quick: seconds
+	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/criteria.py $(QUICK)
+
+baselines: $(VENV)/installed  ## trains the networks of study-criteria anew, with logs: an hour of one core
+	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/train_baselines.py
 
 study-deployment: $(VENV)/installed  ## latency before and after pruning in PyTorch, torch.compile and ONNX Runtime, resumable: minutes
 	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/deployment.py

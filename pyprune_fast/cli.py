@@ -24,6 +24,7 @@ from .distributed import first_rank_first, launched, place
 from .estimators import ESTIMATORS, AuraEntropy, AuraInformation
 from .levels import MAX_LEVELS
 from .planned import add_dry_run
+from .prune.criteria import CRITERIA, check_criterion
 from .study.command import add_bench
 from .watch import add_commands
 
@@ -63,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
     _add_model_and_data(prune)
     what = prune.add_argument_group("what to cut")
-    counted = ", ".join(ESTIMATORS)
-    what.add_argument("--criterion", default="default", help=f"default, fisher, taylor, fpgm, l1, l2, random, {counted}")
+    named = ", ".join(CRITERIA)
+    what.add_argument("--criterion", default="default", metavar="NAME", help=f"{named}; 'reversed NAME' is its opposite order")
     what.add_argument("--against", default="sae,l1,random", metavar="LIST", help='criteria to compare with; "" for none')
     what.add_argument("--remove", type=float, nargs="+", default=[0.4, 0.74], metavar="FRACTION", help="one case each")
     what.add_argument("--measure", choices=("macs", "parameters", "channels"), default="macs", help="what the fraction is of")
@@ -151,12 +152,15 @@ def _doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
 
 
 def _prune(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from .prune import CRITERIA, Target, compare, fast_dtype
+    from .prune import Target, compare, fast_dtype
     from .prune.loop import check_data
 
     criteria = [options.criterion, *(c for c in options.against.split(",") if c and c != options.criterion)]
-    if unknown := [c for c in criteria if c not in CRITERIA]:
-        parser.error(f"--criterion, --against: wanted {', '.join(CRITERIA)}, got {', '.join(unknown)}")
+    try:
+        for criterion in criteria:
+            check_criterion("--criterion, --against", criterion)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         targets = [Target(options.measure, fraction) for fraction in options.remove]
     except ValueError as error:

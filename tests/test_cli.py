@@ -51,7 +51,7 @@ def test_quick_takes_one_case(prune, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--criterion", "magic"), "wanted default"),
+        (("--criterion", "magic"), "wanted one of default, .*'reversed '.* got 'magic'"),
         (("--remove", "1.5"), r"wanted a fraction in \[0, 1\), got 1.5"),
         (("--rounds", "0"), "--rounds: wanted at least 1, got 0"),
         (("--steps", "-1"), "--steps: wanted at least 0, got -1"),

@@ -21,6 +21,7 @@ from scipy import stats
 
 from pyprune_fast.cli import main
 from pyprune_fast.study import append, as_csv, as_markdown, compare, interval, load_study, paired, read, run_study, summary
+from pyprune_fast.study.laboratory import _Watched
 from pyprune_fast.study.plot import plot
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,8 +166,9 @@ def test_wrong_files_are_refused_and_leave_nothing(old: str, new: str, text: str
     assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
 
 
-def test_the_real_study_file_is_good() -> None:
-    assert len(list(load_study(TOY.with_name("criteria.toml")).wanted())) == 120
+def test_the_real_study_files_are_good() -> None:
+    rows = {name: len(list(load_study(TOY.with_name(f"criteria-{name}.toml")).wanted())) for name in ("vgg", "resnet20")}
+    assert rows == {"vgg": 6 * 17, "resnet20": 3 * 17}
 
 
 def test_intervals_and_paired_tests_are_scipys() -> None:
@@ -293,3 +295,13 @@ def test_the_digest_is_of_all_that_decides() -> None:
         {"model": "a:b"},
     ]
     assert len({replace(study, **change).digest for change in changes} | {study.digest}) == len(changes) + 1
+
+
+def test_looks_are_counted_over_passes_and_come_after_their_step() -> None:
+    trained: list[int] = []
+    seen: list[int] = []
+    watched = _Watched([0, 1, 2], {2, 5}, lambda: seen.append(len(trained)))  # type: ignore[list-item]
+    for _ in range(2):
+        for batch in watched:
+            trained.append(batch)
+    assert seen == [2, 5]

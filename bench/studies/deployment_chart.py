@@ -40,9 +40,9 @@ def draw(found: Sequence[Row]) -> Any:
             axis.set_title(f"{model}, batch of {batch}", fontsize=9.5)
         figure.supxlabel("times fewer multiply-accumulates", fontsize=9)
         figure.supylabel("times as fast", fontsize=9)
-        figure.legend(
-            handles=_legend(colours, marks), loc="outside upper center", ncols=len(colours) + len(marks), frameon=False
-        )
+        handles = _legend(colours, marks)
+        narrow = {"handlelength": 1.0, "handletextpad": 0.5, "columnspacing": 1.4}
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, **narrow)
     return figure
 
 

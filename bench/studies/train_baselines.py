@@ -1,7 +1,8 @@
 """Trains the networks of `cifar.py`, once: PYTHONPATH=bench/studies python bench/studies/train_baselines.py [vgg] [resnet20].
 
 SGD (momentum cycled with the rate), one cycle, weight decay 5e-4, batches of 128, images mirrored and moved by up to 4 pixels,
-bfloat16 where that is fast. A line of JSON an epoch goes to bench/results/baselines/NAME.jsonl, the weights to NAME.safetensors.
+bfloat16 where that is fast. A line of JSON an epoch goes to bench/results/baselines/NAME.jsonl,
+the weights to NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def train(name: str, folder: Path, data: Loaders, epochs: int) -> None:
     The accuracy in the log is on the images that studies judge on; nothing is chosen by it, the last weights are kept.
     """
     make, rate = NETWORKS[name]
-    net, log, start = make().to(memory_format=torch.channels_last), folder / f"{name}.jsonl", time.perf_counter()
+    net, log, start = make(), folder / f"{name}.jsonl", time.perf_counter()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cifar.initialise(net, seed=0)
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, object]] = []

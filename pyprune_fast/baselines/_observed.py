@@ -65,21 +65,27 @@ def score_observed(
     return Scores(results, where.removeprefix("score_"), seen, seconds, forward - observation.seconds)
 
 
-def checked_batch(name: str, x: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """The map as (N, C, spatial...) and its labels as (N,) int64 on the same device; TypeError or ValueError otherwise.
+def checked_maps(name: str, x: Any) -> Tensor:
+    """The map as (N, C, spatial...); TypeError or ValueError otherwise.
 
     Only numbers are let through: neither distances nor ranks mean anything for the rest.
     """
-    x = as_tensor(name, "x", x)
-    check_activation(name, x)
+    maps = as_tensor(name, "x", x)
+    check_activation(name, maps)
+    finite = maps.movedim(1, 0).flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        raise ValueError(f"{name}: x: wanted finite numbers, got others in channels {(~finite).nonzero().flatten().tolist()}")
+    return maps
+
+
+def checked_batch(name: str, x: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    """The map, as checked_maps gives it, and its labels as (N,) int64 on the same device; TypeError or ValueError otherwise."""
+    x = checked_maps(name, x)
     if labels is None:
         raise ValueError(f"{name}: labels: wanted (N,) integers, got None")
     labels = as_tensor(name, "labels", labels)
     check_dtype(name, "labels", labels, INTEGERS)
     check_shape(name, "labels", labels, x.shape[:1], "(N,)")
-    finite = x.movedim(1, 0).flatten(1).isfinite().all(1)
-    if not bool(finite.all()):
-        raise ValueError(f"{name}: x: wanted finite numbers, got others in channels {(~finite).nonzero().flatten().tolist()}")
     return x, labels.to(x.device, torch.int64)
 
 

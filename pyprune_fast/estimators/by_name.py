@@ -13,6 +13,7 @@ from .pairs import PairInformation
 ESTIMATORS: Mapping[str, Callable[[], Estimator]] = {
     "sae": AuraInformation,
     "entropy": AuraEntropy,
+    "absolute_entropy": partial(AuraEntropy, relative=False),
     "channel": ChannelInformation,
     "literal": LiteralAura,
     "mrmr": partial(PairInformation, order="mrmr"),

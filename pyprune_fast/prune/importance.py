@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyprune_fast._checks import check_choice
-from pyprune_fast.baselines import score_activation, score_bn_scale, score_fisher, score_taylor
-from pyprune_fast.baselines._data import labelled_batches
+from pyprune_fast.baselines import score_activation, score_fisher, score_taylor
 from pyprune_fast.estimators import ESTIMATORS, Estimator
 from pyprune_fast.scoring import Scores
 from pyprune_fast.slicing import Group
@@ -22,7 +21,7 @@ from .norms import group_norms
 
 Loss = Callable[[Any, Tensor], Tensor]
 WITHOUT_DATA = ("magnitude", "l1", "fpgm", "random")
-IMPORTANCES = (*WITHOUT_DATA, "taylor", "fisher", "bn_scale", "activation", *ESTIMATORS)
+IMPORTANCES = (*WITHOUT_DATA, "taylor", "fisher", "bn_scale", "activation", "hrank", "chip", "renyi", *ESTIMATORS)
 
 
 def group_importance(
@@ -42,6 +41,8 @@ def group_importance(
     | taylor, fisher | what the loss says of a gate on it, see score_taylor, score_fisher | with a scored layer |
     | bn_scale | absolute scale in its BatchNorm | with a BatchNorm |
     | activation | mean absolute output | with a scored layer |
+    | hrank, chip | rank of its map, what it adds to all maps' nuclear norm | with a scored layer |
+    | renyi | matrix Renyi information with the label, after HRel | with a scored layer |
     | fpgm | distance of its filter from the others | with a scored layer |
     | sae, entropy, channel, ... | an estimator of `ESTIMATORS`, aura information first | with a scored layer |
     | random | uniform in [0, 1) | all |
@@ -89,9 +90,6 @@ def group_importance(
 
 def _of_layers(model: nn.Module, data: Iterable[Any], by: Criterion, loss: Loss | None) -> Scores:
     match by:
-        case "bn_scale":
-            inputs, _ = next(labelled_batches("group_importance", model, data))
-            return score_bn_scale(model, inputs[:1])
         case "activation":
             return score_activation(model, data)
         case "taylor" if loss is not None:

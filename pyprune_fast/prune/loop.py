@@ -154,7 +154,7 @@ class Pruner:
         data: an object with `train`, `calibration` and `test`, iterables of (inputs, labels) batches.
         criterion: a name of `CRITERIA`, an Estimator without levels, or any function from model to Scores. Low scores go first.
             "default" is a recipe: Fisher scores, with "curves" and "least_squares" where ranking and compensation are not
-            given. docs/quality.md has the evidence for it; "sae" is the plain score of the paper.
+            given. docs/quality.md has the evidence for it; "sae" is the plain score of the paper, "reversed sae" its control.
         target: what to remove of the dense model, or HRel's recipe.
         rounds: number of rounds; a target is approached in equal steps, and each round scores anew.
         ranking: "local" (each layer loses its share), "global" (scores normalised by their layer's mean), or "curves" (where

@@ -19,6 +19,7 @@ from pyprune_fast.prune.criteria import check_criterion
 Key = tuple[int, float, str]  # seed, removed fraction, criterion: what tells the rows of a study apart
 
 MEASURES = ("channels", "parameters", "macs")
+PRODUCTS = ("float32", "bfloat16")
 LISTS = ("criteria", "remove", "seeds")  # what rows are of; all else holds for every row
 
 
@@ -29,11 +30,13 @@ class Study:
     Attributes:
         model: "module:factory"; factory() gives the trained model.
         data: "module:factory"; factory(seed=...) gives train, calibration and test, or factory() if it takes no seed.
-        criteria: names of `prune.CRITERIA`; all cut the layers that the first one scores.
+        criteria: names of `prune.CRITERIA`, or reversed ones as "reversed sae"; all cut the layers that the first one scores.
         remove: fractions of the measure to remove, each in (0, 1).
         seeds: of torch, of the data and of the random criterion.
         steps: of fine-tuning, in batches.
+        looks: at the test images, evenly over fine-tuning, the last one after the last step; "best" is the best of them.
         learning_rate: peak of its one-cycle schedule.
+        products: dtype of the matrix products of fine-tuning, "float32" or "bfloat16".
         measure: what the fractions are of: "channels", "parameters" or "macs".
         threads: of torch, for results can depend on it.
         batch_sizes: whose latency is measured; memory is that of the largest.
@@ -57,7 +60,9 @@ class Study:
     remove: tuple[float, ...]
     seeds: tuple[int, ...]
     steps: int
+    looks: int = 1
     learning_rate: float = 0.04
+    products: str = "float32"
     measure: str = "macs"
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 64)
@@ -76,6 +81,7 @@ class Study:
                 raise TypeError(f"Study: criteria: wanted names, got {describe(criterion)}")
             check_criterion("Study", criterion)
         check_choice("Study", "measure", self.measure, MEASURES)
+        check_choice("Study", "products", self.products, PRODUCTS)
         for fraction in self.remove:
             _check_positive("remove", fraction)
             self.target(fraction)
@@ -84,6 +90,7 @@ class Study:
         for size in self.batch_sizes:
             check_count("Study", "batch_sizes", size, 1)
         check_count("Study", "steps", self.steps, 0)
+        check_count("Study", "looks", self.looks, 1)
         check_count("Study", "threads", self.threads, 1)
         for name in ("learning_rate", "latency_seconds"):
             _check_positive(name, getattr(self, name))
@@ -91,6 +98,15 @@ class Study:
     def wanted(self) -> Iterator[Key]:
         """What each row is of, in the order in which rows are run: a longer list of seeds adds rows at the end."""
         return product(self.seeds, self.remove, self.criteria)
+
+    def look_after(self) -> frozenset[int]:
+        """After how many steps the looks before the last one are.
+
+        Example:
+            >>> sorted(Study("toy:model", "toy:data", ("l1",), (0.5,), (0,), steps=391, looks=4).look_after())
+            [97, 195, 293]
+        """
+        return frozenset(self.steps * look // self.looks for look in range(1, self.looks))
 
     def target(self, fraction: float) -> Target:
         """What a row is to remove."""

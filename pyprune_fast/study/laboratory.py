@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache, lru_cache
@@ -107,11 +107,12 @@ class _Laboratory:
         """One row, without the machine."""
         study, start = self.study, time.perf_counter()
         data, scores, layers = self._fresh(seed), self._scores(seed, criterion), self._layers(seed)
-        epochs: list[float] = []
+        looks: list[float] = []
 
         def tune(model: nn.Module) -> None:
-            watched = _Watched(data.train, lambda: epochs.append(accuracy(model, data.test)))
-            fine_tune(model, watched, steps=study.steps, learning_rate=study.learning_rate)
+            watched = _Watched(data.train, study.look_after(), lambda: looks.append(accuracy(model, data.test)))
+            autocast = torch.bfloat16 if study.products == "bfloat16" else None
+            fine_tune(model, watched, steps=study.steps, learning_rate=study.learning_rate, autocast=autocast)
 
         with _seeded(seed):
             pruner = Pruner(
@@ -133,7 +134,7 @@ class _Laboratory:
             "dense": result.metric_before,
             "cut": result.rounds[0].metric_cut,
             "last": result.rounds[0].metric_tuned,
-            "best": max([*epochs, result.rounds[0].metric_tuned]),
+            "best": max([*looks, result.rounds[0].metric_tuned]),
             **_costs(result),
             **self._running(result, data, start),
             **self.origin(seed),
@@ -185,14 +186,18 @@ class _Laboratory:
 
 
 class _Watched:
-    """Training batches that call back at the end of each pass."""
+    """Training batches that call back once so many of them were trained on, over all passes."""
 
-    def __init__(self, batches: Batches, ended: Callable[[], None]) -> None:
-        self._batches, self._ended = batches, ended
+    def __init__(self, batches: Batches, after: Container[int], ended: Callable[[], None]) -> None:
+        self._batches, self._after, self._ended = batches, after, ended
+        self._trained = 0
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self._batches
-        self._ended()
+        for batch in self._batches:
+            yield batch
+            self._trained += 1
+            if self._trained in self._after:
+                self._ended()
 
 
 def _costs(result: Result) -> Row:

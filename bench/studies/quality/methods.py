@@ -54,15 +54,6 @@ def taylor(model: nn.Module, batches: Batches, layers: Sequence[str], seed: int)
     return score_taylor(model, batches, gate="weight", layers=layers)
 
 
-def reversed_order(scorer: Scorer) -> Scorer:
-    """The order from the other end: a control."""
-
-    def scores(model: nn.Module, batches: Batches, layers: Sequence[str], seed: int) -> Scores:
-        return Scores({layer: -row for layer, row in scorer(model, batches, layers, seed).layers.items()}, "reversed")
-
-    return scores
-
-
 def mean_rank(*scorers: Scorer) -> Scorer:
     """An ensemble: the mean of the ranks that several criteria give."""
 
@@ -129,7 +120,7 @@ METHODS = {
     "taylor": Method(taylor),
     "random": Method("random"),
     "sae": Method("sae"),
-    "sae reversed": Method(reversed_order(SAE)),
+    "sae reversed": Method("reversed sae"),
     "default": Method("default"),
     # What was tried on the way.
     "fisher, local": Method("fisher"),
