@@ -161,8 +161,27 @@ def rows(missing: Sequence[tuple[Any, ...]], cases: Mapping[str, Case], seconds:
         yield {**counted, **memory, **timed(models, runtime, images[:batch], seconds), **where_and_when()}
 
 
+def wanted(cases: Mapping[str, Case]) -> list[tuple[Any, ...]]:
+    """The values of KEYS that there shall be rows for."""
+    return [
+        (name, remove, round_to, runtime, batch)
+        for name, case in cases.items()
+        for remove in case.removes
+        for round_to in case.multiples
+        for runtime in RUNTIMES
+        for batch in case.batches
+    ]
+
+
+def complete(found: Sequence[Row], cases: Mapping[str, Case]) -> list[Row]:
+    """The rows of those models that have all of theirs, in order: an interrupted run shows no half of a model."""
+    known = {tuple(row[key] for key in KEYS): row for row in found}
+    by_model = [wanted({name: case}) for name, case in cases.items()]
+    return [known[key] for keys in by_model if known.keys() >= set(keys) for key in keys]
+
+
 def page(found: Sequence[Row]) -> str:
-    """The tables, and what failed, of rows in which each setting has all runtimes."""
+    """The tables, and what failed, of complete rows."""
     by_setting: dict[tuple[str, float, int, int], dict[str, Row]] = defaultdict(dict)
     for row in found:
         by_setting[row["model"], row["remove"], row["round_to"], row["batch"]][row["runtime"]] = row
@@ -225,17 +244,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES), help="measure only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = QUICK if options.quick else {name: CASES[name] for name in options.models}
-    wanted = [
-        (name, remove, round_to, runtime, batch)
-        for name, case in cases.items()
-        for remove in case.removes
-        for round_to in case.multiples
-        for runtime in RUNTIMES
-        for batch in case.batches
-    ]
+    every = QUICK if options.quick else CASES
+    cases = every if options.quick else {name: CASES[name] for name in options.models}
     run = partial(rows, cases=cases, seconds=0.01 if options.quick else 0.5)
-    found = [row for row in resume(options.json, KEYS, wanted, run, part=3) if (row["model"] in QUICK) == options.quick]
+    found = complete(resume(options.json, KEYS, wanted(cases), run, part=3), every)
     options.docs.write_text(between(options.docs.read_text(), "deployment", page(found)))
     picture = options.docs.parent / "pictures" / "deployment.svg"
     picture.parent.mkdir(exist_ok=True)

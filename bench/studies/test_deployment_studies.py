@@ -57,6 +57,8 @@ def test_deployment(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "| small | 2 | 50% | 8 | 2.00 x |" in docs.read_text()
     assert (tmp_path / "pictures" / "deployment.svg").read_text().count("small, batch of 2") == 1
 
+    assert deployment.complete(rows, deployment.QUICK) == rows
+    assert deployment.complete(rows[1:], deployment.QUICK) == []
     monkeypatch.setattr(deployment, "rows", lambda *_, **__: pytest.fail("measured again"))
     before = docs.read_text()
     assert run(deployment, "deployment.md")[1].read_text() == before
@@ -121,6 +123,6 @@ def test_the_page_shows_the_committed_passes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("deployment.jsonl")), ids=lambda path: path.name)
 def test_the_page_shows_the_committed_latencies(path: Path) -> None:
-    rows = read(path)
+    rows = deployment.complete(read(path), deployment.CASES)
     assert deployment.page(rows) in (ROOT / "docs" / "deployment.md").read_text()
     assert len({(row["model"], row["batch"]) for row in rows}) == len(deployment_chart.draw(rows).axes)
