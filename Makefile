@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components study-criteria baselines docs lint sanitize release-check clean
+.PHONY: demo test test-adapters bench study-components study-criteria study-deployment study-pass baselines docs lint sanitize \
+	release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -30,6 +31,12 @@ study-criteria: $(VENV)/installed  ## every criterion on two trained CIFAR-10 ne
 
 baselines: $(VENV)/installed  ## trains the networks of study-criteria anew, with logs: an hour of one core
 	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/train_baselines.py
+
+study-deployment: $(VENV)/installed  ## latency before and after pruning in PyTorch, torch.compile and ONNX Runtime, resumable: minutes
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/deployment.py
+
+study-pass: $(VENV)/installed  ## what scoring costs beside the forward pass, and pruning end to end: minutes
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/whole_pass.py
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

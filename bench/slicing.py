@@ -123,7 +123,7 @@ def their_pruner(model: nn.Module, example: Any) -> Times:
     """Torch-Pruning as its users call it: channels of its own choice, half of every group that is not the output."""
     phases: Times = {}
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    outputs = [module for name, module in model.named_modules() if name in ("fc", "classifier")]
+    outputs = [module for module in list(model.children())[-1:] if isinstance(module, nn.Linear)]
 
     def build() -> Any:
         with warnings.catch_warnings():
