@@ -5,7 +5,7 @@ STUDY ?= criteria
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components study-criteria docs lint sanitize release-check clean
+.PHONY: demo test test-adapters bench study-components study-criteria study-claims docs lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -29,6 +29,11 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 network, resumable; STUDY=toy: seconds, for trying
 	OMP_NUM_THREADS=1 $(BIN)/pyprune-fast bench bench/studies/$(STUDY).toml --out bench/results/study-$(STUDY).jsonl \
 	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
+
+study-claims: $(VENV)/installed  ## the paper's claims, each with a verdict, in minutes; QUICK=1: seconds, for trying, into build/
+	mkdir -p build && cp docs/claims.md build/claims.md
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/claims.py \
+	  $(if $(QUICK),--quick --json build/study-claims.json --docs build/claims.md)
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
