@@ -31,9 +31,9 @@ study-criteria: $(VENV)/installed  ## every criterion on the demo's CIFAR-10 net
 	  --plot bench/results/study-$(STUDY).svg --compare fisher l1
 
 study-claims: $(VENV)/installed  ## the paper's claims, each with a verdict, in minutes; QUICK=1: seconds, for trying, into build/
-	mkdir -p build && cp docs/claims.md build/claims.md
+	$(if $(QUICK),mkdir -p build && cp docs/claims.md build/)
 	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/claims.py \
-	  $(if $(QUICK),--quick --json build/study-claims.json --docs build/claims.md)
+	  $(if $(QUICK),--quick --json build/study-claims.json --docs build/claims.md,--json bench/results/study-claims.json)
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

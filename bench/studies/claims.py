@@ -21,7 +21,7 @@ from record import ROOT, arguments, where_and_when, write
 from renyi import timed
 from task import Task, task
 from torch import Tensor, nn
-from verdicts import AME, H_A, LITERAL, PLAIN, RENYI, SAE, SEARCHED, tables
+from verdicts import AME, H_A, LITERAL, MEASURES, PLAIN, RENYI, SAE, SEARCHED, tables
 
 from pyprune_fast import AuraEntropy, AuraInformation, ChannelInformation, LevelCalibration, Levels, LiteralAura, Scores
 from pyprune_fast import score_model as score
@@ -32,6 +32,7 @@ from pyprune_fast.neighborhood import Neighborhood, moore
 BATCH = 125  # a sixteenth of the 2,000 images; HRel's matrices are of about so many
 BLOCKS = 4  # of the first half of the images, timed one by one
 SEEDS = 3  # of the noise
+SEARCHED_AT = 0.3  # deviations of noise at which the slowest measure is tried
 LEVELS = (4, 8, 16, 32, 64)
 NEIGHBORHOODS: dict[str, Neighborhood] = {
     "Moore": "moore",
@@ -94,6 +95,11 @@ def fanned(t: Task, batches: Images, make: Callable[[str], Iterable[Any]]) -> di
     return {layer: fan.observers for layer, fan in fans.items()}
 
 
+def renyi(measure: str) -> RenyiInformation:
+    """Matrix Renyi information with one of its bandwidths."""
+    return RenyiInformation(dtype=torch.float32, bandwidth="alignment" if measure == SEARCHED else "scott")
+
+
 def literal(aura: AuraInformation) -> Tensor:
     """The literal score from the same counts."""
     return (
@@ -107,53 +113,57 @@ def entropies(aura: AuraInformation) -> dict[str, Tensor]:
     return {name: AuraEntropy(relative=name == AME).load_state_dict(state).compute() for name in (H_A, AME)}
 
 
-def scored(t: Task) -> tuple[dict[str, ByLayer], dict[str, list[float]]]:
-    """Scores by measure on the first half of the images; and CPU seconds an image of those that compete, block by block."""
-    half = t.batches[: len(t.batches) // 2]
+def scored(t: Task) -> dict[str, ByLayer]:
+    """Measure -> layer -> scores on the first half of the images."""
     levels = calibrated(t, [None])
+    found: dict[str, ByLayer] = {measure: {} for measure in MEASURES}
 
-    def counting(layer: str) -> list[Any]:
-        return [AuraInformation(levels[layer][0], num_classes=noise.CLASSES),
-                ChannelInformation(levels[layer][0], num_classes=noise.CLASSES)]  # fmt: skip
+    def watching(layer: str) -> list[Any]:
+        counting = [kind(levels[layer][0], num_classes=noise.CLASSES) for kind in (AuraInformation, ChannelInformation)]
+        return [*counting, renyi(RENYI), renyi(SEARCHED)]
 
-    found: dict[str, ByLayer] = defaultdict(dict)
-    for layer, (aura, plain) in fanned(t, half, counting).items():
-        by_measure = {SAE: aura.compute(), LITERAL: literal(aura), PLAIN: plain.compute(), **entropies(aura)}
-        for measure, values in by_measure.items():
+    for layer, (aura, *others) in fanned(t, t.batches[: len(t.batches) // 2], watching).items():
+        by_others = {measure: other.compute() for measure, other in zip((PLAIN, RENYI, SEARCHED), others, strict=True)}
+        for measure, values in (by_others | entropies(aura) | {SAE: aura.compute(), LITERAL: literal(aura)}).items():
             found[measure][layer] = values
-    seconds: dict[str, list[float]] = defaultdict(list)
-    blocks: dict[str, list[Mapping[str, Tensor]]] = defaultdict(list)
+    return found
+
+
+def costs(t: Task) -> dict[str, list[float]]:
+    """Measure -> CPU seconds an image of each block; the blocks are parts of the first half of the images."""
+    half = t.batches[: len(t.batches) // 2]
+    seconds: dict[str, list[float]] = {measure: [] for measure in COMPETING}
+    for competitor in COMPETING.values():
+        competitor(t._replace(batches=half[:1]))  # what happens once
     size = len(half) // BLOCKS
     for start in range(0, len(half), size):
-        part = t._replace(batches=list(half[start : start + size]))
         for measure, competitor in COMPETING.items():
-            scores = timed(competitor, part)
+            scores = timed(competitor, t._replace(batches=half[start : start + size]))
             seconds[measure].append(scores.seconds / scores.images)
-            blocks[measure].append(scores.layers)
-    for measure in (RENYI, SEARCHED):  # means over batches, so over blocks
-        found[measure] = {layer: torch.stack([block[layer] for block in blocks[measure]]).mean(0) for layer in t.layers}
-    return found, seconds
+    return seconds
 
 
 def under_noise(t: Task, clean: Mapping[str, ByLayer], sites: Mapping[str, int]) -> dict[str, Any]:
     """Level of noise -> measure -> layer -> tau against the scores without noise, one a seed; the same images."""
-    half = t.batches[: len(t.batches) // 2]
     known = noise.calibrated(t, t.batches[: len(t.batches) // 4])
+    draws = [(level, seed) for level in noise.NOISE for seed in range(SEEDS)]
 
     def watched(layer: str, level: float, seed: int) -> noise.Noisy:
         (sixteen, eight), spread = known[layer][level]
         levels = eight if sites[layer] <= 4 else sixteen  # as by default
-        aura, plain = (kind(levels, num_classes=noise.CLASSES) for kind in (AuraInformation, ChannelInformation))
-        return noise.Noisy([aura, plain, RenyiInformation(dtype=torch.float32)], level, spread, seed=2 + seed)
+        counting = [kind(levels, num_classes=noise.CLASSES) for kind in (AuraInformation, ChannelInformation)]
+        slow = [renyi(SEARCHED)] if level == SEARCHED_AT else []
+        return noise.Noisy([*counting, renyi(RENYI), *slow], level, spread, seed=2 + seed)
 
-    draws = [(level, seed) for level in noise.NOISE for seed in range(SEEDS)]
-    found: dict[str, Any] = {str(level): {m: {} for m in (SAE, LITERAL, PLAIN, RENYI)} for level in noise.NOISE}
+    found: dict[str, Any] = {str(level): defaultdict(lambda: defaultdict(list)) for level in noise.NOISE}
+    half = t.batches[: len(t.batches) // 2]
     for layer, fans in fanned(t, half, lambda layer: [watched(layer, *draw) for draw in draws]).items():
         for (level, _), fan in zip(draws, fans, strict=True):
-            aura, plain, renyi = fan.observers
-            scores = {SAE: aura.compute(), LITERAL: literal(aura), PLAIN: plain.compute(), RENYI: renyi.compute()}
+            aura, *others = fan.observers
+            scores = {SAE: aura.compute(), LITERAL: literal(aura)}
+            scores |= {measure: other.compute() for measure, other in zip((PLAIN, RENYI, SEARCHED), others, strict=False)}
             for measure, values in scores.items():
-                found[str(level)][measure].setdefault(layer, []).append(noise.tau(clean[measure][layer], values))
+                found[str(level)][measure][layer].append(noise.tau(clean[measure][layer], values))
     return found
 
 
@@ -191,8 +201,10 @@ def sensitivity(t: Task) -> dict[str, Any]:
 def measured(t: Task) -> dict[str, Any]:
     """All of one network."""
     layers = shapes(t)
-    scores, cost = scored(t)
-    print("scores and costs done", flush=True)
+    cost = costs(t)
+    print("costs done", flush=True)
+    scores = scored(t)
+    print("scores done", flush=True)
     noisy = under_noise(t, scores, {layer: shape["sites"] for layer, shape in layers.items()})
     print("noise done", flush=True)
     listed = {

@@ -21,10 +21,9 @@ import torch
 import verdicts
 from scipy.stats import ks_2samp
 from task import task
-from verdicts import LITERAL, MEASURES, RENYI, SAE, Case, verdict
+from verdicts import LITERAL, MEASURES, RENYI, SAE, SEARCHED, Case, verdict
 
-from pyprune_fast import AuraEntropy, AuraInformation, LevelCalibration, LiteralAura
-from pyprune_fast.baselines import score_renyi
+from pyprune_fast import AuraEntropy, AuraInformation, LiteralAura, score_model
 
 DOCS = record.ROOT / "docs" / "claims.md"
 COMMITTED = record.ROOT / "bench" / "results" / "study-claims.json"
@@ -52,6 +51,7 @@ def test_a_run_and_its_tables_again(pages: tuple[Path, Path], monkeypatch: pytes
     assert all(len(found["scores"][measure]["2"]) == 5 for measure in MEASURES)
     assert {len(blocks) for blocks in found["cost"].values()} == {claims.BLOCKS}
     assert all(len(found["noise"][str(level)][RENYI]["0"]) == claims.SEEDS for level in noise.NOISE)
+    assert [level for level, by_measure in found["noise"].items() if SEARCHED in by_measure] == [str(claims.SEARCHED_AT)]
     assert {"4 levels", "64 levels", "Moore, radius 2", "half the images", "halves"} <= found["sensitivity"].keys()
     assert "16 levels" not in found["sensitivity"]  # the default of both layers
     assert all(claim.says in page for claim in verdicts.CLAIMS)
@@ -78,18 +78,15 @@ def test_other_readings_of_counts_are_those_of_their_own_estimators() -> None:
     assert torch.allclose(found[verdicts.H_A], absolute.compute(), rtol=0, atol=1e-12)
 
 
-def test_scores_of_blocks_are_those_of_a_pass() -> None:
+def test_scores_are_those_of_a_plain_pass() -> None:
     t = task(128, 16, quick=True)
     half = t._replace(batches=t.batches[:4])
-    scores, _ = claims.scored(t)
-    renyi = score_renyi(half.network, half.batches, layers=half.layers, dtype=torch.float32)
-    levels = {layer: LevelCalibration(16) for layer in t.layers}
-    noise.run(t, t.batches[:2], levels)
-    for layer in t.layers:
-        assert torch.allclose(scores[RENYI][layer], renyi.layers[layer], rtol=1e-12, atol=0)
-        aura = AuraInformation(levels[layer].compute(), num_classes=noise.CLASSES)
-        noise.run(half, half.batches, {layer: aura})
-        assert torch.equal(scores[SAE][layer], aura.compute())
+    scores = claims.scored(t)
+    for measure in (RENYI, SEARCHED):
+        passed = claims.COMPETING[measure](half)
+        assert all(torch.equal(scores[measure][layer], passed.layers[layer]) for layer in t.layers)
+    plain = score_model(half.network, half.batches, layers=half.layers, calibration_images=32)
+    assert all(torch.equal(scores[SAE][layer], plain.layers[layer]) for layer in t.layers)
 
 
 # --- distances -----------------------------------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ def of_one_network(**parts: Any) -> dict[str, Any]:
 
 def test_cases_of_costs_noise_and_settings() -> None:
     ours, theirs = [1.0, 2.0, 4.0], [10.0, 20.0, 40.0]
-    cost = of_one_network(cost={SAE: ours, RENYI: theirs, verdicts.SEARCHED: ours})
+    cost = of_one_network(cost={SAE: ours, RENYI: theirs, SEARCHED: ours})
     by_rule, searched = verdicts.cost(cost, SAE)
     assert math.exp(by_rule.effect) == pytest.approx(10)
     assert (by_rule.says, searched.says) == ("for", "open")

@@ -86,15 +86,16 @@ def cost(results: Any, reading: str) -> Iterator[Case]:
             yield case_of(network, paired(*logs), beside=rival)
 
 
-def steadier(results: Any, reading: str, rival: str) -> Iterator[Case]:
+def steadier(results: Any, reading: str, *rivals: str) -> Iterator[Case]:
     """By how much our tau under noise is higher, mean over layers, paired by draw of noise."""
     for network, found in results["networks"].items():
         for level, by_measure in found["noise"].items():
-            ours, theirs = by_measure[reading], by_measure[rival]
-            layers = [layer for layer in ours if not any(map(math.isnan, (*ours[layer], *theirs[layer])))]
-            means = ([fmean(taus) for taus in zip(*(by[layer] for layer in layers), strict=True)] for by in (ours, theirs))
-            if layers:
-                yield case_of(f"{network}, noise {level}", paired(*means))
+            for rival in filter(by_measure.__contains__, rivals):
+                both = by_measure[reading], by_measure[rival]
+                layers = [layer for layer in both[0] if not any(math.isnan(tau) for by in both for tau in by[layer])]
+                means = ([fmean(taus) for taus in zip(*(by[layer] for layer in layers), strict=True)] for by in both)
+                if layers:
+                    yield case_of(f"{network}, noise {level}", paired(*means), beside=rival)
 
 
 def layerwise(results: Any, reading: str, distance: Distance, limit: float) -> Iterator[Case]:
@@ -177,7 +178,7 @@ CLAIMS = (
     ),
     Claim(
         "less sensitive to noise than HRel's information", "tau under noise is higher than matrix Renyi's", "noise renyi",
-        lambda results, reading: steadier(results, reading, RENYI),
+        lambda results, reading: steadier(results, reading, RENYI, SEARCHED),
     ),
     Claim(
         "less sensitive to noise than plain information", "tau under noise is higher than that of single sites", "noise plain",
@@ -269,9 +270,9 @@ def _seconds(blocks: Sequence[float]) -> tuple[str, str]:
 
 def stability(results: Any) -> str:
     """Tau under noise."""
-    measures = (SAE, LITERAL, PLAIN, RENYI)
+    measures = (SAE, LITERAL, PLAIN, RENYI, SEARCHED)
     cells = [
-        [name, level, *(_spread([fmean(taus) for taus in by[measure].values()]) for measure in measures)]
+        [name, level, *(_spread([fmean(taus) for taus in by[m].values()]) if m in by else "" for m in measures)]
         for name, found in results["networks"].items() for level, by in found["noise"].items()
     ]  # fmt: skip
     return table(["network", "noise, deviations", *measures], cells)
