@@ -32,7 +32,6 @@ from pyprune_fast.neighborhood import Neighborhood, moore
 BATCH = 125  # a sixteenth of the 2,000 images; HRel's matrices are of about so many
 BLOCKS = 4  # of the first half of the images, timed one by one
 SEEDS = 3  # of the noise
-SEARCHED_AT = 0.3  # deviations of noise at which the slowest measure is tried
 LEVELS = (4, 8, 16, 32, 64)
 NEIGHBORHOODS: dict[str, Neighborhood] = {
     "Moore": "moore",
@@ -152,8 +151,7 @@ def under_noise(t: Task, clean: Mapping[str, ByLayer], sites: Mapping[str, int])
         (sixteen, eight), spread = known[layer][level]
         levels = eight if sites[layer] <= 4 else sixteen  # as by default
         counting = [kind(levels, num_classes=noise.CLASSES) for kind in (AuraInformation, ChannelInformation)]
-        slow = [renyi(SEARCHED)] if level == SEARCHED_AT else []
-        return noise.Noisy([*counting, renyi(RENYI), *slow], level, spread, seed=2 + seed)
+        return noise.Noisy([*counting, renyi(RENYI), renyi(SEARCHED)], level, spread, seed=2 + seed)
 
     found: dict[str, Any] = {str(level): defaultdict(lambda: defaultdict(list)) for level in noise.NOISE}
     half = t.batches[: len(t.batches) // 2]
@@ -161,7 +159,7 @@ def under_noise(t: Task, clean: Mapping[str, ByLayer], sites: Mapping[str, int])
         for (level, _), fan in zip(draws, fans, strict=True):
             aura, *others = fan.observers
             scores = {SAE: aura.compute(), LITERAL: literal(aura)}
-            scores |= {measure: other.compute() for measure, other in zip((PLAIN, RENYI, SEARCHED), others, strict=False)}
+            scores |= {measure: other.compute() for measure, other in zip((PLAIN, RENYI, SEARCHED), others, strict=True)}
             for measure, values in scores.items():
                 found[str(level)][measure][layer].append(noise.tau(clean[measure][layer], values))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -50,11 +51,11 @@ def test_a_run_and_its_tables_again(pages: tuple[Path, Path], monkeypatch: pytes
     assert found["scores"].keys() == set(MEASURES)
     assert all(len(found["scores"][measure]["2"]) == 5 for measure in MEASURES)
     assert {len(blocks) for blocks in found["cost"].values()} == {claims.BLOCKS}
-    assert all(len(found["noise"][str(level)][RENYI]["0"]) == claims.SEEDS for level in noise.NOISE)
-    assert [level for level, by_measure in found["noise"].items() if SEARCHED in by_measure] == [str(claims.SEARCHED_AT)]
+    for level, measure in itertools.product(noise.NOISE, (SAE, LITERAL, verdicts.PLAIN, RENYI, SEARCHED)):
+        assert len(found["noise"][str(level)][measure]["0"]) == claims.SEEDS
     assert {"4 levels", "64 levels", "Moore, radius 2", "half the images", "halves"} <= found["sensitivity"].keys()
     assert "16 levels" not in found["sensitivity"]  # the default of both layers
-    assert all(claim.says in page for claim in verdicts.CLAIMS)
+    assert all(claim.says.format(SEARCHED) in page for claim in verdicts.CLAIMS)
     assert not re.search(r"-->\n+<!-- /", page)  # nothing is left empty
     for picture in re.findall(r"\(pictures/(claims-random[\w-]+\.svg)", page):
         assert "<svg" in (docs.parent / "pictures" / picture).read_text()
@@ -175,11 +176,14 @@ def of_one_network(**parts: Any) -> dict[str, Any]:
 def test_cases_of_costs_noise_and_settings() -> None:
     ours, theirs = [1.0, 2.0, 4.0], [10.0, 20.0, 40.0]
     cost = of_one_network(cost={SAE: ours, RENYI: theirs, SEARCHED: ours})
-    by_rule, searched = verdicts.cost(cost, SAE)
+    searched, by_rule = verdicts.cost(cost, SAE)
     assert math.exp(by_rule.effect) == pytest.approx(10)
     assert (by_rule.says, searched.says) == ("for", "open")
     taus = {SAE: {"a": [0.5, 0.6, 0.7], "b": [0.1, 0.2, math.nan]}, RENYI: {"a": [0.8, 0.9, 1.0], "b": [0.0, 0.0, 0.0]}}
-    (steadier,) = verdicts.steadier(of_one_network(noise={"0.1": taus}), SAE, RENYI)
+    taus |= {SEARCHED: taus[SAE], verdicts.PLAIN: taus[RENYI]}
+    same, steadier, plain = verdicts.steadier(of_one_network(noise={"0.1": taus}), SAE)
+    assert (same.effect, same.says) == (0, "open")
+    assert plain.effect == steadier.effect
     assert steadier.effect == pytest.approx(-0.3)  # layer b has no tau in one draw
     assert steadier.says == "against"
     settings = {name: {SAE: dict(zip("abc", values, strict=True))} for name, values in
@@ -189,6 +193,19 @@ def test_cases_of_costs_noise_and_settings() -> None:
     (neighbours,) = verdicts.indifferent(results, SAE, lambda name: name == "Moore")
     assert (levels.says, neighbours.says) == ("for", "open")
     assert neighbours.effect == pytest.approx(-0.2)
+
+
+def test_every_rival_has_its_verdict() -> None:
+    claim = verdicts.Claim("cheaper than {}", "{} takes longer", "cost", verdicts.cost)
+    seconds = {SAE: [1.0, 2.0], LITERAL: [1.0, 1.0], RENYI: [3.0, 6.0], SEARCHED: [2.0, 2.0]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "CLAIMS", (claim,))
+        lines = verdicts.verdicts(of_one_network(cost=seconds)).splitlines()
+    assert lines[2] == (
+        f"| cheaper than {SEARCHED} | {SEARCHED} takes longer | **undecided**: 0 for, 0 against, 1 open "
+        "| **supported**: 1 for, 0 against, 0 open |"
+    )
+    assert lines[3].startswith(f"| cheaper than {RENYI} |")
 
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="the study was not run in full yet")
