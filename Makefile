@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench study-components study-criteria study-deployment study-pass baselines docs lint sanitize \
-	release-check clean
+.PHONY: demo test test-adapters bench baselines study-components study-criteria study-claims study-deployment study-pass docs \
+	lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
 	$(BIN)/pyprune-fast prune --out demo-output
@@ -26,8 +26,8 @@ study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits,
 	  PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/components/$$part.py || exit; \
 	done
 
-study-criteria: $(VENV)/installed  ## every criterion on two trained CIFAR-10 networks: hours, resumable; QUICK=--quick: seconds
-	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/criteria.py $(QUICK)
+study-criteria: $(VENV)/installed  ## every criterion on two trained CIFAR-10 networks: an hour, resumable; QUICK=1: seconds
+	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/criteria.py $(if $(QUICK),--quick)
 
 baselines: $(VENV)/installed  ## trains the networks of study-criteria anew, with logs: an hour of one core
 	PYTHONPATH=bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/train_baselines.py
@@ -37,6 +37,11 @@ study-deployment: $(VENV)/installed  ## latency before and after pruning in PyTo
 
 study-pass: $(VENV)/installed  ## what scoring costs beside the forward pass, and pruning end to end: minutes
 	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/whole_pass.py
+
+study-claims: $(VENV)/installed  ## the paper's claims, each with a verdict, in minutes; QUICK=1: seconds, for trying, into build/
+	$(if $(QUICK),mkdir -p build && cp docs/claims.md build/)
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/claims.py \
+	  $(if $(QUICK),--quick --json build/study-claims.json --docs build/claims.md,--json bench/results/study-claims.json)
 
 docs: $(VENV)/installed  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

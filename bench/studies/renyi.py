@@ -114,10 +114,10 @@ def small(setting: Setting, quick: bool) -> tuple[int, int]:
     return (48, 16) if quick else (setting.images, setting.batch)
 
 
-def timed(setting: Setting, quick: bool) -> Scores:
+def timed(score: Callable[[Task], Scores], t: Task) -> Scores:
     """The scores, whose seconds are CPU seconds of this thread: the machine is shared."""
     with mock.patch.object(time, "perf_counter", time.thread_time):
-        return setting.score(task(*small(setting, quick), quick))
+        return score(t)
 
 
 def peak(call: Callable[[], Any]) -> int:
@@ -157,7 +157,7 @@ def measured(quick: bool) -> list[dict[str, Any]]:
     for repeat in range(max(setting.repeats for setting in SETTINGS)):
         for setting in SETTINGS:
             if repeat < setting.repeats:
-                scores[setting.name] = timed(setting, quick)
+                scores[setting.name] = timed(setting.score, task(*small(setting, quick), quick))
                 seconds[setting.name].append(scores[setting.name].seconds / scores[setting.name].images)
     rows = []
     for setting in SETTINGS:
