@@ -1,4 +1,4 @@
-"""Seconds as a sum of amounts, each at its own cost: fitted to timings by least squares of the relative errors, no cost negative."""
+"""Seconds as a sum of amounts, each at its own cost: fitted by least squares of the relative errors, none negative."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from pyprune_fast._native import cpu
 from pyprune_fast.neighborhood import half_offsets, moore
 
 Point = dict[str, Any]
-Terms = Mapping[str, float]
+Terms = dict[str, float]
 
 # Term -> (what it counts, what the design does for each).
 MEANING = {
@@ -44,12 +44,17 @@ MEANING = {
     "lines": ("line of counts, few pairs", "of counts that fill more than half the last cache, fetched when a pair meets it"),
     "tiles": ("site and neighbour, in tiles", "one-hot products of 64 sites (AMX, L <= 16)"),
     "table cells": ("counter of pairs", "cleared, and added to the counts"),
-    "cells": ("cell of a table", "a count is looked at, n log n added"),
+    "cells": ("cell of a table", "a count is looked at"),
+    "filled": ("cell that holds something", "at most one a site: n log n is added"),
     "tables": ("table", "begun, and divided by its total"),
     "rows": ("row", "of a weight or a sample: begun"),
     "columns": ("column of a block", "the sums of 64 rows are added up"),
     "windows": ("column of a window", "a range is begun and ended: of 128 sites of a channel, or all of a small map"),
-    "words": ("word kept", "compressed or gathered, where an item is 1, 2, 4, 8 or 16 bytes"),
+    "compressed": (
+        "byte of words",
+        "rows pass whole, in vectors whose kept words are packed (of 4 bytes with AVX-512, of 2 with VBMI)",
+    ),
+    "words": ("word kept", "gathered one by one (items of 1, 2, 4, 8 or 16 bytes)"),
     "runs": ("run kept", "one copy of neighbouring columns, where an item is larger"),
     "comparisons": ("value and step", "NumPy's sort: log2 of the sample"),
 }
@@ -74,7 +79,7 @@ class Kernel:
 def neighbors(point: Point) -> list[tuple[int, ...]]:
     """The stored offsets of `near`: axial, moore, or the radius of a square."""
     near = point["near"]
-    return half_offsets(near if isinstance(near, str) else moore(near, 2), 2)
+    return list(half_offsets(near if isinstance(near, str) else moore(near, 2), 2))
 
 
 def dtype_of(point: Point) -> torch.dtype:
@@ -182,7 +187,7 @@ def terms_aura(point: Point) -> Terms:
         touched = len(near) * min(L**2 / 8, places)  # lines of the counts: all, or that of each pair
         counted |= {"moved": 64 * touched, "lines": touched * ("direct" in counted)}
         terms.update({name: C * amount for name, amount in counted.items()})
-    return terms
+    return dict(terms)
 
 
 def _pairs_counted(L: int, R: int, places: int, amx: bool) -> Terms:
@@ -207,7 +212,7 @@ def terms_pairs(point: Point) -> Terms:
     """Blocks of 2 x 2 pairs of channels, those with a <= b, each pair with its table and its entropy."""
     C, L, sites = point["C"], point["L"], point["N"] * point["side"] ** 2
     pairs = 4 * (-(-C // 2) * (-(-C // 2) + 1) // 2)
-    counted = _pairs_counted(L, 1, sites, point["isa"] == "amx") | {"cells": L**2}
+    counted = _pairs_counted(L, 1, sites, point["isa"] == "amx") | {"cells": L**2, "filled": min(L**2, sites)}
     return {**_levels_read(point), **{name: pairs * amount for name, amount in counted.items()}}
 
 
@@ -239,7 +244,10 @@ def terms_take(point: Point) -> Terms:
     rows, columns = (round(kept * point[name]) for name in ("rows", "columns"))
     item = point["taps"] * dtype_of(point).itemsize
     read, written = rows * point["columns"] * item, rows * columns * item
-    copies = {"words": rows * columns} if item in (1, 2, 4, 8, 16) else {"runs": rows * columns * (1 - kept)}
+    copies = {"runs": rows * columns * (1 - kept)}
+    if item in (1, 2, 4, 8, 16):
+        vectors = {"avx512": (4,), "vbmi": (2, 4), "amx": (2, 4)}.get(point["isa"], ())
+        copies = {"compressed": read} if item in vectors and 4 * columns >= point["columns"] else {"words": rows * columns}
     return {"read": read, "written": written, "moved": read + written, "rows": rows, **copies}
 
 
@@ -275,7 +283,8 @@ KERNELS = {
     ),
     "information": Kernel(
         {"tables": 256, "K": 10, "cells": 256, "filled": 0.3},
-        {"tables": (16, 64, 1024), "K": (1, 2, 100), "cells": (16, 64, 1024, 4096), "filled": (0.05, 0.1, 1.0)}, [{"K": 1, "cells": 4096}],
+        {"tables": (16, 64, 1024), "K": (1, 2, 100), "cells": (16, 64, 1024, 4096), "filled": (0.05, 0.1, 1.0)},
+        [{"K": 1, "cells": 4096}],
         call_information, terms_information,
     ),
     "norms": Kernel(
@@ -284,7 +293,10 @@ KERNELS = {
     ),
     "take": Kernel(
         WEIGHT | {"kept": 0.5},
-        {"rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 4, 49), "kept": (0.3, 0.8, 0.95), "dtype": ("bfloat16",)},
+        {
+            "rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 4, 49), "kept": (0.3, 0.8, 0.95),
+            "dtype": ("bfloat16",),
+        },
         [{"taps": 49, "dtype": "bfloat16"}, {"taps": 49, "kept": 0.8}, {"taps": 1, "dtype": "bfloat16"}],
         call_take, terms_take,
     ),

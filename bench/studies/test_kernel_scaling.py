@@ -46,7 +46,7 @@ def test_known_costs_come_back() -> None:
 def test_what_cannot_be_fitted_or_foretold() -> None:
     with pytest.raises(ValueError, match="fitted: seconds: wanted 1 positive times"):
         fitted([{"call": 1.0}], [0.0])
-    with pytest.raises(ValueError, match="foretold: costs: .*got none of tiles"):
+    with pytest.raises(ValueError, match=r"foretold: costs: .*got none of tiles"):
         foretold({"call": 1.0}, {"call": 1.0, "tiles": 5.0})
 
 
@@ -118,9 +118,9 @@ def test_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     monkeypatch.setattr(sys, "argv", said)
     kernel_scaling.main()
     assert capsys.readouterr().out.endswith(" ms of CPU time\n")
-    with pytest.raises(ValueError, match="foretell: variables: .*got images"):
+    with pytest.raises(ValueError, match=r"foretell: variables: .*got images"):
         kernel_scaling.foretell(results, "aura", images=3)
-    with pytest.raises(ValueError, match="foretell: kernel: .*got 'auras'"):
+    with pytest.raises(ValueError, match=r"foretell: kernel: .*got 'auras'"):
         kernel_scaling.foretell(results, "auras")
     torch.set_num_threads(threads)
 
