@@ -26,8 +26,8 @@ from scaled_kernels import KERNELS, MEANING, Point, amounts, here
 
 RESULTS = ROOT / "bench" / "results" / "kernel-scaling.json"
 OFF_AXES = 8  # points of each kernel that the model is tried on
-LARGEST = (1 << 26, 2e8)  # bytes touched, and most of any term, of those; of all points with --quick:
-QUICK = (10 << 20, 7e6)
+LARGEST = (1 << 26, 2e8)  # bytes touched or held, and most of any term, of those; of all points with --quick:
+QUICK = (10 << 20, 2e7)
 FEWEST = 3  # calls
 
 Row = dict[str, Any]
@@ -50,8 +50,8 @@ def best(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
 
 def fits(kernel: str, point: Point, largest: tuple[int, float]) -> bool:
     """Is the point small enough?"""
-    most = max(amounts(kernel, point | here()).values())
-    return bool(KERNELS[kernel].terms(point | here())["moved"] <= largest[0] and most <= largest[1])
+    terms, most = KERNELS[kernel].terms(point | here()), max(amounts(kernel, point | here()).values())
+    return max(terms["moved"], terms.get("held", 0)) <= largest[0] and most <= largest[1]
 
 
 def on_axes(kernel: str) -> Iterator[tuple[str, Point]]:

@@ -65,8 +65,8 @@ class Kernel:
     """What is timed, and over what.
 
     base: a point. axes: a variable -> its values, the others as in the base. corners: two variables changed, for what no axis
-    meets alone. call: what is timed. terms: their amounts, without "call", and under "moved" the bytes that are touched, which
-    `amounts` makes "memory" or nothing.
+    meets alone. call: what is timed. terms: their amounts, without "call"; under "moved" the bytes that are touched, which
+    `amounts` makes "memory" or nothing; and under "held" the bytes of large results, which cost nothing by themselves.
     """
 
     base: Point
@@ -180,7 +180,7 @@ def terms_aura(point: Point) -> Terms:
     """Pairs of places (sites and the gaps beside them), class by class."""
     near, C, L = neighbors(point), point["C"], point["L"]
     reach = max(max(map(abs, offset)) for offset in near)
-    terms = Counter(_levels_read(point))
+    terms = Counter(_levels_read(point) | {"held": 8 * C * point["K"] * len(near) * L**2})
     for images in _images(point):
         places = images * (point["side"] + reach) ** 2
         counted = _pairs_counted(L, len(near), places, point["isa"] == "amx")
@@ -314,6 +314,7 @@ def here() -> Point:
 def amounts(kernel: str, point: Point) -> Terms:
     """The terms of a point (its variables and `here`) that are not zero: what a cost model weighs."""
     terms = Counter({"call": 1.0, **KERNELS[kernel].terms(point)})
+    terms.pop("held", None)
     over = max(0.0, terms.pop("moved") - point["cache"] / 2)  # others use the cache as well
     terms["memory"] = over
     terms["lines"] *= over > 0

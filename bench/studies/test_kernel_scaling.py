@@ -96,6 +96,9 @@ def test_points_off_the_axes_are_off_the_axes(kernel: str) -> None:
     off = kernel_scaling.off_axes(kernel, 8, seen, kernel_scaling.LARGEST)
     assert len(off) == 8
     assert not [point for point in off if point in on]
+    if kernel == "aura":
+        held = [point["C"] * point["K"] * len(neighbors(point)) * point["L"] ** 2 for point in off]
+        assert max(held) <= 1 << 23  # counts of 8 bytes
     assert all(sum(point[name] != on[0][name] for name in point) >= 2 for point in off)
 
 
