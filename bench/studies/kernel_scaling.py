@@ -232,10 +232,13 @@ def draw(results: Mapping[str, Any]) -> Any:
     }  # fmt: skip
     with mpl.rc_context(style):
         figure = Figure((12, 6.4), layout="constrained", facecolor="white")
-        for axis, kernel in zip(figure.subplots(2, 4).flat, KERNELS, strict=True):
+        axes = figure.subplots(2, 4)
+        for axis, kernel in zip(axes.flat, KERNELS, strict=True):
             _panel(axis, kernel, results)
-        figure.supxlabel("measured, ms of CPU time")
-        figure.supylabel("the model, ms")
+        for axis in axes[-1]:
+            axis.set_xlabel("measured, ms of CPU time")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("the model, ms")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         machine = results["machine"]

@@ -64,7 +64,7 @@ MEANING = {
 class Kernel:
     """What is timed, and over what.
 
-    base: a point. axes: a variable -> its values, the others as in the base. corners: two variables changed, for what no axis
+    base: a point. axes: a variable -> its values, the others as in the base. corners: several changed, for what no axis
     meets alone. call: what is timed. terms: their amounts, without "call"; under "moved" the bytes that are touched, which
     `amounts` makes "memory" or nothing; and under "held" the bytes of large results, which cost nothing by themselves.
     """
@@ -251,6 +251,7 @@ def terms_take(point: Point) -> Terms:
     return {"read": read, "written": written, "moved": read + written, "rows": rows, **copies}
 
 
+SMALLEST: Point = {"N": 1, "C": 4, "side": 4}  # mostly the call
 MAPS: Point = {"N": 32, "C": 64, "side": 28, "dtype": "float32"}
 WEIGHT: Point = {"rows": 512, "columns": 512, "taps": 9, "dtype": "float32"}
 NS, CS, SIDES, LS, KS = (1, 4, 16, 128, 512), (4, 16, 256, 1024), (4, 7, 14, 56, 112), (2, 4, 8, 32, 64, 128, 256), (2, 10, 32)
@@ -258,37 +259,37 @@ KERNELS = {
     "joint": Kernel(
         MAPS | {"L": 16, "K": 1},
         {"N": NS, "C": CS, "side": SIDES, "L": LS, "K": KS, "dtype": ("bfloat16", "float16")},
-        [{"side": 56, "L": 64}, {"side": 7, "K": 10}, {"N": 1, "C": 1024}],
+        [{"side": 56, "L": 64}, {"side": 7, "K": 10}, {"N": 1, "C": 1024}, SMALLEST],
         call_joint, terms_joint,
     ),
     "aura": Kernel(
         MAPS | {"L": 16, "near": "axial", "K": 1},
         {"N": NS, "C": CS, "side": SIDES, "L": LS, "near": ("moore", 2, 3), "K": KS, "dtype": ("bfloat16", "float16")},
-        [{"side": 7, "L": 64}, {"side": 7, "K": 10}, {"N": 1, "C": 1024}],
+        [{"side": 7, "L": 64}, {"side": 7, "K": 10}, {"N": 1, "C": 1024}, SMALLEST],
         call_aura, terms_aura,
     ),
     "pairs": Kernel(
         MAPS | {"N": 16, "side": 14, "L": 16},
         {"N": (1, 4, 64, 256), "C": (4, 16, 128, 256), "side": (7, 28, 56), "L": LS, "dtype": ("bfloat16",)},
-        [{"N": 256, "C": 16, "L": 64}, {"C": 8, "L": 128}, {"N": 1, "C": 256}],
+        [{"N": 256, "C": 16, "L": 64}, {"C": 8, "L": 128}, {"N": 1, "C": 256}, SMALLEST],
         call_pairs, terms_pairs,
     ),
     "extremes": Kernel(
-        MAPS, {"N": NS, "C": CS, "side": SIDES, "dtype": ("bfloat16", "float16")}, [{"side": 14, "dtype": "bfloat16"}],
+        MAPS, {"N": NS, "C": CS, "side": SIDES, "dtype": ("bfloat16", "float16")}, [{"side": 14, "dtype": "bfloat16"}, SMALLEST],
         call_extremes, terms_extremes,
     ),
     "levels": Kernel(
-        {"C": 64, "S": 16384, "L": 16}, {"C": (4, 16, 256), "S": (1024, 4096, 65536), "L": (4, 64, 256)}, [],
+        {"C": 64, "S": 16384, "L": 16}, {"C": (4, 16, 256), "S": (1024, 4096, 65536), "L": (4, 64, 256)}, [{"C": 4, "S": 1024}],
         call_levels, terms_levels,
     ),
     "information": Kernel(
         {"tables": 256, "K": 10, "cells": 256, "filled": 0.3},
         {"tables": (16, 64, 1024), "K": (1, 2, 100), "cells": (16, 64, 1024, 4096), "filled": (0.05, 0.1, 1.0)},
-        [{"K": 1, "cells": 4096}],
+        [{"K": 1, "cells": 4096}, {"tables": 16, "K": 1, "cells": 16}],
         call_information, terms_information,
     ),
     "norms": Kernel(
-        WEIGHT, {"rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 49), "dtype": ("bfloat16",)}, [],
+        WEIGHT, {"rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 49), "dtype": ("bfloat16",)}, [{"rows": 64, "columns": 64}],
         call_norms, terms_norms,
     ),
     "take": Kernel(
@@ -297,7 +298,7 @@ KERNELS = {
             "rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 4, 49), "kept": (0.3, 0.8, 0.95),
             "dtype": ("bfloat16",),
         },
-        [{"taps": 49, "dtype": "bfloat16"}, {"taps": 49, "kept": 0.8}, {"taps": 1, "dtype": "bfloat16"}],
+        [{"taps": 49, "dtype": "bfloat16"}, {"taps": 49, "kept": 0.8}, {"taps": 1, "dtype": "bfloat16"}, {"rows": 64, "columns": 64}],
         call_take, terms_take,
     ),
 }  # fmt: skip
