@@ -275,7 +275,9 @@ KERNELS = {
         call_pairs, terms_pairs,
     ),
     "extremes": Kernel(
-        MAPS, {"N": NS, "C": CS, "side": SIDES, "dtype": ("bfloat16", "float16")}, [{"side": 14, "dtype": "bfloat16"}, SMALLEST],
+        MAPS,
+        {"N": NS, "C": CS, "side": SIDES, "dtype": ("bfloat16", "float16")},
+        [{"side": 14, "dtype": "bfloat16"}, SMALLEST],
         call_extremes, terms_extremes,
     ),
     "levels": Kernel(
@@ -289,7 +291,8 @@ KERNELS = {
         call_information, terms_information,
     ),
     "norms": Kernel(
-        WEIGHT, {"rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 49), "dtype": ("bfloat16",)}, [{"rows": 64, "columns": 64}],
+        WEIGHT, {"rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 49), "dtype": ("bfloat16",)},
+        [{"rows": 64, "columns": 64}],
         call_norms, terms_norms,
     ),
     "take": Kernel(
@@ -298,7 +301,8 @@ KERNELS = {
             "rows": (64, 128, 2048), "columns": (64, 128, 2048), "taps": (1, 4, 49), "kept": (0.3, 0.8, 0.95),
             "dtype": ("bfloat16",),
         },
-        [{"taps": 49, "dtype": "bfloat16"}, {"taps": 49, "kept": 0.8}, {"taps": 1, "dtype": "bfloat16"}, {"rows": 64, "columns": 64}],
+        [{"taps": 49, "dtype": "bfloat16"}, {"taps": 49, "kept": 0.8}, {"taps": 1, "dtype": "bfloat16"},
+         {"rows": 64, "columns": 64}],
         call_take, terms_take,
     ),
 }  # fmt: skip
