@@ -1,10 +1,11 @@
 # Every target works from a fresh clone with nothing but Python, g++ and make.
 PYTHON ?= python3
 VENV := .venv
+MACHINE ?= here
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet -c constraints/ci.txt
 
-.PHONY: demo test test-adapters bench baselines study-components study-criteria study-claims study-deployment study-pass docs \
+.PHONY: demo test test-adapters bench baselines study-kernels study-components study-criteria study-claims study-deployment study-pass docs \
 	lint sanitize release-check clean
 
 demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in minutes
@@ -20,6 +21,12 @@ test-adapters: $(VENV)/installed  ## what the tests leave out: JAX, Model Optimi
 bench: $(VENV)/installed  ## one table: every kernel beside its limit and its peers
 	$(PIP) -e '.[peers]' --no-build-isolation
 	$(BIN)/python bench/kernels.py
+
+study-kernels: $(VENV)/installed  ## every kernel beside its peers, how they scale, and a cost model; MACHINE=name of the results
+	$(PIP) -e '.[peers]' --no-build-isolation
+	OMP_NUM_THREADS=1 $(BIN)/python bench/kernels.py --json bench/results/cpu-$(MACHINE).json
+	PYTHONPATH=bench:bench/studies OMP_NUM_THREADS=1 $(BIN)/python bench/studies/kernel_scaling.py
+	PYTHONPATH=bench:bench/studies $(BIN)/python bench/studies/benchmark_page.py
 
 study-components: $(VENV)/installed  ## coefficients under PSNR, on real digits, and under an agent's return: hours on one core
 	for part in autoencoder agent safety plots; do \

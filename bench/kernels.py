@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from limits import Call, as_floats, at, beside_reading, fastest, offered, same, 
 from table import as_lines
 from torch.nn import functional
 
-from pyprune_fast import ops, reference
+from pyprune_fast import Levels, ops, reference
 from pyprune_fast._native import cpu
 from pyprune_fast.study import machine
 
@@ -91,16 +92,19 @@ def run_weights(shape: tuple[int, ...], repeats: int) -> list[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         x = w.to(dtype)
         assert same(ops.norms(x, 2), reference.norms(x, 2, None))
-        limit, times = beside_reading(w, {"ours": partial(ops.norms, x, 2)}, repeats)
-        name = str(dtype).removeprefix("torch.")
-        rows.append({"op": "norms", "shape": shape, "dtype": name, "isa": cpu.isa(), "x_read": times["ours"] / limit})
+        limit, times = beside_reading(w, {"ours": partial(ops.norms, x, 2), "plain torch": partial(_norms, x)}, repeats)
+        row = {"op": "norms", "shape": shape, "dtype": str(dtype).removeprefix("torch."), "isa": cpu.isa()}
+        ratios = {"x_read": times["ours"] / limit, "peers": {"plain torch": times["plain torch"] / times["ours"]}}
+        rows.append({**row, **ratios})
     for kept in (0.5, 0.8):
         i, j = (torch.randperm(n)[: int(kept * n)].sort().values for n in shape[:2])
         out = ops.take(w, i, j)
         assert torch.equal(out, w[i][:, j])
-        times = fastest({"copy": out.clone, "ours": partial(ops.take, w, i, j), "twice": partial(_twice, w, i, j)}, repeats)
+        others: dict[str, Call] = {"index_select twice": partial(_twice, w, i, j), "indexing": partial(_indexed, w, i, j)}
+        assert all(torch.equal(call(), out) for call in others.values())
+        times = fastest({"copy": out.clone, "ours": partial(ops.take, w, i, j), **others}, repeats)
         row = {"op": f"take {kept:.0%}", "shape": shape, "dtype": "float32", "x_copy": times["ours"] / times["copy"]}
-        rows.append({**row, "peers": {"index_select twice": times["twice"] / times["ours"]}})
+        rows.append({**row, "peers": {name: times[name] / times["ours"] for name in others}})
     return rows
 
 
@@ -146,6 +150,15 @@ def _twice(w: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
     return w.index_select(0, i).index_select(1, j)
 
 
+def _indexed(w: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    return w[i[:, None], j]
+
+
+def _norms(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    squares = w.float().square()
+    return squares.flatten(1).sum(1), squares.transpose(0, 1).flatten(1).sum(1)
+
+
 def run_threads(case: Case, threads: int, repeats: int) -> Row:
     """A case on one thread and on several, by the wall clock, each beside reading on as many; results must be identical."""
     counting = Counting(case)
@@ -175,6 +188,21 @@ def run_peers(shape: tuple[int, ...], L: int, repeats: int) -> Row:
     return {"shape": shape, "L": L, "slower_than_ours": found, "missing": peers.MISSING}
 
 
+def run_estimators(repeats: int) -> Row:
+    """Information of Gaussian channels beside estimators by nearest neighbours; all must come within 0.1 nats of the truth."""
+    torch.manual_seed(0)
+    C, S, rho = 4, 3136, 0.36  # of every two channels, by what they share
+    x = (0.6 * torch.randn(S, 1) + 0.8 * torch.randn(S, C)).contiguous()
+    levels = Levels.quantiles(x.T.contiguous(), 16, zero_bin=False)
+    contestants = peers.estimators(x, levels)
+    for name, call in contestants.items():
+        off = torch.as_tensor(call())[~torch.eye(C, dtype=torch.bool)]
+        assert (off + math.log(1 - rho**2) / 2).abs().max() < 0.1, f"{name} estimates something else"
+    times = fastest(contestants, repeats)
+    found = {"pairs, nearest neighbours": {name: t / times["ours"] for name, t in times.items() if name != "ours"}}
+    return {"shape": (S, C), "L": 16, "slower_than_ours": found, "missing": peers.MISSING}
+
+
 def run_all(quick: bool, threads: int) -> Iterator[tuple[str, list[Row]]]:
     """Section -> its rows, as they come."""
     repeats = 3 if quick else 7
@@ -193,7 +221,8 @@ def run_all(quick: bool, threads: int) -> Iterator[tuple[str, list[Row]]]:
         yield "threads", [run_threads(case, threads, repeats) for case in threaded_cases(quick)]
     yield "resnet50", resnet.share(*(1, 64) if quick else (8, 224), repeats)
     for L in (16,) if quick else (8, 16, 32):
-        yield "peers", [run_peers((4, 4, 28, 28) if quick else (16, 16, 56, 56), L, repeats)]
+        yield "peers", [run_peers((4, 4, 28, 28) if quick else (16, 16, 56, 56), L, 3)]  # some take seconds
+    yield "peers", [run_estimators(3)]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,37 @@ def contestants(x: Tensor, levels: Levels) -> dict[str, dict[str, Callable[[], A
         aura["scikit-image graycomatrix (levels given)"] = lambda: _skimage(skimage, maps, L)
     if mahotas := _optional("mahotas"):
         aura["mahotas cooccurence (levels given)"] = lambda: _mahotas(mahotas, maps, L)
-    if fast := _optional("fast_histogram"):
-        aura["fast-histogram 2-d (levels given)"] = lambda: _fast_histogram(fast, maps, L)
+    tables = _tables(L)
+    for name, table in tables.items():
+        aura[f"{name} (levels given)"] = partial(_aura_by, table, maps)
     joint: dict[str, Callable[[], Any]] = {"ours": lambda: ops.joint_counts(x, levels)[:, 0]}
     joint["torch bincount"] = lambda: torch.stack(
         [torch.bincount(torch.searchsorted(e, v), minlength=L) for e, v in _rows(x, levels)]
     )
     joint["torch.histc (levels given)"] = lambda: torch.stack([torch.histc(m.float(), L, 0, L - 1) for m in q]).long()
-    if fast:
-        joint["fast-histogram (levels given)"] = lambda: np.stack(
-            [fast.histogram1d(m.ravel(), L, (-0.5, L - 0.5)) for m in maps]
-        ).astype(np.int64)
+    for name, histogram in _histograms(L).items():
+        joint[f"{name} (levels given)"] = partial(_joint_by, histogram, maps)
     pairs: dict[str, Callable[[], Any]] = {"ours": lambda: ops.pair_information(x, levels)}
-    if sklearn := _optional("sklearn.metrics"):
-        pairs["scikit-learn mutual_info_score (levels given)"] = lambda: _sklearn(sklearn, maps)
-    pairs["torch _int_mm one-hot (levels given)"] = lambda: _int_mm(q, L)
+    pairs |= {f"{name} (levels given)": call for name, call in _information(q, L, tables).items()}
     return {"aura axial": aura, "joint": joint, "pairs": pairs}
+
+
+def estimators(x: Tensor, levels: Levels) -> dict[str, Callable[[], Any]]:
+    """Contestant -> call for the information of channel pairs (C, C) from values: all but ours by nearest neighbours.
+
+    Other estimators of the same quantity, so values differ, and the diagonal is nobody's business.
+    """
+    values = x.movedim(1, 0).flatten(1).double().T.contiguous().numpy()  # (samples, C)
+    columns = range(values.shape[1])
+    calls: dict[str, Callable[[], Any]] = {"ours": lambda: ops.pair_information(x, levels)}
+    if sklearn := _optional("sklearn.feature_selection"):
+        regression = sklearn.mutual_info_regression
+        calls["scikit-learn mutual_info_regression"] = lambda: np.array([regression(values, values[:, c]) for c in columns])
+    if ennemi := _optional("ennemi"):
+        calls["ennemi pairwise_mi"] = lambda: ennemi.pairwise_mi(values, max_threads=1)
+    if npeet := _optional("npeet_plus"):
+        calls["npeet-plus mi"] = lambda: _of_pairs(values.T, lambda a, b: npeet.mi(a[:, None], b[:, None]))
+    return calls
 
 
 def _rows(x: Tensor, levels: Levels) -> zip[tuple[Tensor, Tensor]]:
@@ -128,23 +144,91 @@ def _mahotas(mahotas: Any, maps: Any, L: int) -> Any:
     return out
 
 
-def _fast_histogram(fast: Any, maps: Any, L: int) -> Any:
+Table = Callable[[Any, Any], Any]  # levels, levels -> (L, L)
+
+
+def _tables(L: int) -> dict[str, Table]:
+    """What counts pairs of levels."""
     ends = [(-0.5, L - 0.5)] * 2
-    tables = [[fast.histogram2d(a.ravel(), b.ravel(), L, ends) for a, b in _axial(images)] for images in maps]
-    return np.array(tables).astype(np.int64)
+    tables: dict[str, Table] = {
+        "numpy bincount": lambda a, b: np.bincount(a.astype(np.int64) * L + b, minlength=L * L).reshape(L, L),
+        "numpy histogram2d": lambda a, b: np.histogram2d(a, b, L, ends)[0],
+    }
+    if fast := _optional("fast_histogram"):
+        tables["fast-histogram 2-d"] = lambda a, b: fast.histogram2d(a, b, L, ends)
+    if boost := _optional("boost_histogram"):
+        axis = boost.axis.Integer(0, L, underflow=False, overflow=False)
+        tables["boost-histogram 2-d"] = lambda a, b: (
+            boost.Histogram(axis, axis, storage=boost.storage.Int64()).fill(a, b).view()
+        )
+    return tables
 
 
-def _sklearn(sklearn: Any, maps: Any) -> Any:
-    flat = maps.reshape(len(maps), -1)
-    return np.array([[sklearn.mutual_info_score(a, b) for b in flat] for a in flat])
+def _histograms(L: int) -> dict[str, Callable[[Any], Any]]:
+    """What counts levels."""
+    ends = (-0.5, L - 0.5)
+    histograms: dict[str, Callable[[Any], Any]] = {
+        "numpy bincount": lambda m: np.bincount(m, minlength=L),
+        "numpy histogram": lambda m: np.histogram(m, L, ends)[0],
+    }
+    if fast := _optional("fast_histogram"):
+        histograms["fast-histogram"] = lambda m: fast.histogram1d(m, L, ends)
+    if boost := _optional("boost_histogram"):
+        axis = boost.axis.Integer(0, L, underflow=False, overflow=False)
+        histograms["boost-histogram"] = lambda m: boost.Histogram(axis, storage=boost.storage.Int64()).fill(m).view()
+    return histograms
 
 
-def _int_mm(q: Tensor, L: int) -> Tensor:
-    hot = torch.nn.functional.one_hot(q.flatten(1).long(), L).to(torch.int8)  # (C, S, L)
+def _information(q: Tensor, L: int, tables: dict[str, Table]) -> dict[str, Callable[[], Any]]:
+    """What gives the information of channel pairs from their levels; tables by way of NumPy's logarithms."""
+    flat = q.flatten(1).numpy()
+    calls: dict[str, Callable[[], Any]] = {}
+    if sklearn := _optional("sklearn.metrics"):
+        calls["scikit-learn mutual_info_score"] = lambda: _of_pairs(flat, sklearn.mutual_info_score)
+    if npeet := _optional("npeet_plus"):
+        calls["npeet-plus midd"] = lambda: _of_pairs(flat, lambda a, b: npeet.midd(a[:, None], b[:, None], base=np.e))
+    for name, table in tables.items():
+        calls[name] = partial(_of_pairs, flat, partial(_of_table, table))
+    calls["torch _int_mm one-hot"] = lambda: _of_products(q, L, torch.int8)
+    calls["torch float32 one-hot matmul"] = lambda: _of_products(q, L, torch.float32)
+    return calls
+
+
+def _aura_by(table: Table, maps: Any) -> Any:
+    return np.array([[table(a.ravel(), b.ravel()) for a, b in _axial(images)] for images in maps]).astype(np.int64)
+
+
+def _joint_by(histogram: Callable[[Any], Any], maps: Any) -> Any:
+    return np.stack([histogram(m.ravel()) for m in maps]).astype(np.int64)
+
+
+def _of_pairs(rows: Any, information: Callable[[Any, Any], Any]) -> Any:
+    """(C, C), each pair computed once."""
+    C = len(rows)
+    found = np.zeros((C, C))
+    for a in range(C):
+        for b in range(a, C):
+            found[a, b] = found[b, a] = information(rows[a], rows[b])
+    return found
+
+
+def _of_table(table: Table, a: Any, b: Any) -> float:
+    counts = np.asarray(table(a, b), float)
+    return _entropy(counts.sum(0)) + _entropy(counts.sum(1)) - _entropy(counts)
+
+
+def _entropy(counts: Any) -> float:
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def _of_products(q: Tensor, L: int, dtype: torch.dtype) -> Tensor:
+    """All pairs of channels and levels as one product of one-hot matrices."""
+    hot = torch.nn.functional.one_hot(q.flatten(1).long(), L).to(dtype)  # (C, S, L)
     C, S, _ = hot.shape
     matrix = hot.permute(0, 2, 1).reshape(C * L, S).contiguous()
-    counts = torch._int_mm(matrix, matrix.T.contiguous()).reshape(C, L, C, L).permute(0, 2, 1, 3).double()
-    p = counts / S
+    product = torch._int_mm(matrix, matrix.T.contiguous()) if dtype == torch.int8 else matrix @ matrix.T
+    p = product.reshape(C, L, C, L).permute(0, 2, 1, 3).double() / S
     marginal = torch.special.entr(torch.diagonal(p, dim1=0, dim2=1).diagonal(dim1=0, dim2=1)).sum(-1)
     information: Tensor = marginal[:, None] + marginal[None] - torch.special.entr(p).sum((-2, -1))
     return information

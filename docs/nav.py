@@ -1,6 +1,6 @@
 """Patterns in the navigation of mkdocs.yml: a new page appears where its name fits, and need not be named.
 
-The chart of the benchmarks is taken from where it was drawn. Where a function and its file have one name, as in
+The charts of the kernels are taken from where they were drawn. Where a function and its file have one name, as in
 pyprune_fast/ops/take.py, mkdocstrings sees only the file: the function's entry is added.
 """
 
@@ -15,13 +15,14 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-CHART = "cpu-xeon-amx.svg"
+CHARTS = ("cpu-xeon-amx.svg", "kernel-scaling.svg")
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Puts the pages that match, and are named nowhere, in place of each pattern; sections without pages go."""
-    chart = Path(config["config_file_path"]).parent / "bench" / "results" / CHART
-    files.append(File.generated(config, f"pictures/{CHART}", abs_src_path=str(chart)))
+    results = Path(config["config_file_path"]).parent / "bench" / "results"
+    for chart in CHARTS:
+        files.append(File.generated(config, f"pictures/{chart}", abs_src_path=str(results / chart)))
     pages = sorted(file.src_uri for file in files.documentation_pages())
     named = set(_leaves(config["nav"]))
     free = [page for page in pages if page not in named]

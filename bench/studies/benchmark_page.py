@@ -21,6 +21,11 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def newest() -> Any:
+    """The newest committed results of the CPU kernels."""
+    return max((load(path.stem) for path in RESULTS.glob("cpu-*.json")), key=lambda found: found["machine"]["date"])
+
+
 def kernels(results: Any) -> str:
     """Times a read by SIMD level, float32 maps of one size."""
     rows: dict[tuple[str, int], dict[str, float]] = {}
@@ -33,7 +38,7 @@ def kernels(results: Any) -> str:
 
 def peers(results: Any) -> str:
     """Every peer's time as a multiple of ours."""
-    Ls = [run["L"] for run in results["peers"]]
+    Ls = sorted({run["L"] for run in results["peers"]})
     rows: dict[tuple[str, str], dict[int, float]] = {}
     for run in results["peers"]:
         for op, times in run["slower_than_ours"].items():
@@ -76,6 +81,7 @@ def tables() -> Iterator[tuple[str, str, str]]:
     yield "benchmarks.md", "peers", peers(cpu)
     yield "benchmarks.md", "resnet", resnet(cpu)
     yield "benchmarks.md", "instructions", instructions(load("instructions"))
+    yield "kernel-study.md", "peers", peers(newest())
     yield "tests.md", "mutation", mutation(load("mutation"))
 
 
