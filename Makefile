@@ -14,9 +14,15 @@ demo: $(VENV)/installed  ## prune a trained CIFAR-10 network on real images, in 
 test: $(VENV)/installed  ## all tests and all runnable examples
 	$(BIN)/python -m pytest
 
-test-adapters: $(VENV)/installed  ## what the tests leave out: JAX, Model Optimizer, torchao
+# What fasterai asks for without what it would change: torch, and the packages that are here.
+FASTERAI := fasterai==0.4.1 fastai==2.8.12 fastcore==2.2.41 fastprogress==1.0.5 fasttransform==0.0.5 plum-dispatch==2.9.0 \
+  beartype==0.23.1 einops==0.8.2 fastdownload==0.0.8 pandas==3.1.1 torchvision==0.28.0
+
+test-adapters: $(VENV)/installed  ## what the tests leave out: JAX, Model Optimizer, torchao, fasterai
 	$(PIP) jax nvidia-modelopt torchao
 	$(BIN)/python -m pytest tests/test_arrays.py tests/test_adapter_modelopt.py tests/test_adapter_torchao.py
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/peers/fasterai $(FASTERAI)
+	PYTHONPATH=$(VENV)/peers/fasterai $(BIN)/python -m pytest tests/test_adapter_fasterai.py
 
 bench: $(VENV)/installed  ## one table: every kernel beside its limit and its peers
 	$(PIP) -e '.[peers]' --no-build-isolation

@@ -337,7 +337,7 @@ def test_weights_written_behind_torch_s_back_are_seen_in_the_next_pass():
 
 
 def test_a_callable_that_wraps_one_is_enough_and_one_importance_serves_several_pruners():
-    """What fasterai passes: a method that is called with a group."""
+    """As fasterai's own, which is a method; test_adapter_fasterai.py has the real one."""
     network, importance, x = fitted()
     other = copy.deepcopy(network)
     pruner(network, x, lambda group: importance(group)).step()

@@ -26,6 +26,7 @@ inline void prepare(const float* edges, int num_edges, int64_t, EdgeSearch& to) 
 }  // namespace
 
 namespace portable {
+constexpr int kWide = 4;  // floats of a register
 #include "plain/half.inl"
 #include "plain/transpose.inl"
 // before what uses it
@@ -38,6 +39,7 @@ namespace portable {
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,f16c")
 namespace avx2 {
+constexpr int kWide = 8;  // floats of a register
 #include "half_f16c.h"
 #include "transpose_avx2.h"
 // before what uses it
@@ -50,6 +52,7 @@ namespace avx2 {
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi,bmi2,popcnt,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,prefer-vector-width=512")
 namespace avx512 {
+constexpr int kWide = 16;  // floats of a register
 #include "half_f16c.h"
 #include "transpose_avx512.h"
 // before what uses it

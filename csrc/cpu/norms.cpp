@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kRows = 64;       // of a block
 constexpr int64_t kEntries = 4096;  // of a block: its position sums stay in the first-level cache
+constexpr int64_t kColumns = 256;   // added up together
 
 enum class Inner { in_order, channels_last };
 
@@ -80,15 +81,17 @@ void norms(const TensorView& x, int power, const std::optional<TensorView>& fact
     for (int64_t tile = 0; tile < tiles; ++tile) sum += row_sums[tile * O + o];
     rows.as<float>()[o] = static_cast<float>(sum);
   }
-  parallel_for((I + 255) / 256, threads, [&](int64_t task) {
-    for (int64_t i = task * 256; i < std::min(I, task * 256 + 256); ++i) {
-      double sum = 0;
-      for (int64_t block = 0; block < row_blocks; ++block) {
-        const float* sums = position_sums.data() + block * M;
-        for (int64_t k = 0; k < K; ++k) sum += sums[inner == Inner::in_order ? i * K + k : k * I + i];
+  const int64_t column_step = inner == Inner::in_order ? K : 1, step = inner == Inner::in_order ? 1 : I;
+  parallel_for((I + kColumns - 1) / kColumns, threads, [&](int64_t task) {
+    const int64_t first = task * kColumns, count = std::min(kColumns, I - first);
+    double sum[kColumns] = {};
+    for (int64_t block = 0; block < row_blocks; ++block) {
+      for (int64_t k = 0; k < K; ++k) {
+        const float* sums = position_sums.data() + block * M + first * column_step + k * step;
+        for (int64_t i = 0; i < count; ++i) sum[i] += sums[i * column_step];
       }
-      columns.as<float>()[i] = static_cast<float>(sum);
     }
+    for (int64_t i = 0; i < count; ++i) columns.as<float>()[first + i] = static_cast<float>(sum[i]);
   });
 }
 

@@ -1,8 +1,9 @@
 """Our drop-ins beside Torch-Pruning's own ways, on the same models in one run.
 
-    PYTHONPATH=bench python bench/studies/adapters/torch_pruning_way.py [--quick] [--json FILE]
+    PYTHONPATH=bench:bench/studies python bench/studies/adapters/torch_pruning_way.py [--quick] [--json FILE] [--page FILE]
 
-Weights: all groups of ResNet-50 and ViT-B/16 scored by magnitude and by Taylor terms. Activations: ResNet-50 on images, by
+Weights: all groups of ResNet-50 and ViT-B/16 scored by magnitude and by Taylor terms, beside the least that any way must do:
+read each weight (and its gradient) once, which is measured as torch's sum of each. Activations: ResNet-50 on images, by
 Torch-Pruning's ActivationImportance (inputs' mean absolute value, of the last batch), by a spatial entropy that a user writes
 by hand, and by AuraEntropyImportance. Steps: `pruner.step()` and our `step`. Random weights: nothing here says which channels
 are better.
@@ -30,16 +31,23 @@ from typing import Any
 import torch
 import torch_pruning as tp
 import transformers
+from record import between, caption, table, where_and_when
 from resnet import resnet50
 from slicing import Copied, Resident
 from torch import Tensor, nn
 
 from pyprune_fast.adapters.torch_pruning import AuraEntropyImportance, MagnitudeImportance, TaylorImportance, step
-from pyprune_fast.study import machine
 
 Row = dict[str, Any]
 Batches = list[tuple[Tensor, Tensor]]
 WEIGHED = [nn.modules.conv._ConvNd, nn.Linear, nn.LayerNorm]  # Torch-Pruning's Taylor scores leave BatchNorms out
+
+AIM = 7  # times as fast as Torch-Pruning's importances
+LABELS = {
+    "theirs": "Torch-Pruning's ActivationImportance: mean of inputs, last batch only",
+    "by hand": "spatial entropy by hand, hooks and group walk",
+    "ours": "`AuraEntropyImportance().fit(model, loader)`",
+}
 
 
 class ByHand:
@@ -143,6 +151,12 @@ def groups_of(model: nn.Module, example: Tensor) -> list[Any]:
     return list(graph.get_all_groups())
 
 
+def read_once(tensors: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.sum()
+
+
 def weights(name: str, model: nn.Module, example: Tensor, repeats: int) -> Row:
     """All groups of a model, scored by weights alone and with gradients."""
     groups = groups_of(model, example)
@@ -155,6 +169,9 @@ def weights(name: str, model: nn.Module, example: Tensor, repeats: int) -> Row:
         "taylor": (TaylorImportance(target_types=WEIGHED), tp.importance.GroupTaylorImportance(target_types=WEIGHED)),
     }
     row: Row = {"model": name, "groups": len(groups), "weights": sum(p.numel() * p.element_size() for p in model.parameters())}
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    read = {"magnitude": [layer.weight for layer in layers]}
+    read["taylor"] = [tensor for layer in layers for tensor in (layer.weight, layer.weight.grad) if tensor is not None]
     for kind, (mine, other) in pairs.items():
 
         def score(importance: Any) -> list[Any]:
@@ -163,10 +180,11 @@ def weights(name: str, model: nn.Module, example: Tensor, repeats: int) -> Row:
         for a, b in zip(score(mine), score(other), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
         runs: dict[str, Callable[[], Any]] = {"ours": partial(score, mine), "theirs": partial(score, other)}
-        seconds = cpu_seconds(runs, repeats)
+        seconds = cpu_seconds(runs | {"reading": partial(read_once, read[kind])}, repeats)
         row[kind] = {
             "seconds": seconds,
             "theirs / ours": seconds["theirs"] / seconds["ours"],
+            "ours / reading": seconds["ours"] / seconds["reading"],
             "memory": {who: memory(run) for who, run in runs.items()},
         }
     return row
@@ -250,28 +268,69 @@ def models(quick: bool) -> dict[str, tuple[Callable[[], nn.Module], Tensor]]:
     }
 
 
+def tables(found: Row) -> dict[str, str]:
+    """What the page says, by its markers."""
+    rows, fast = [], 0
+    for row in found["weights"]:
+        for kind in ("magnitude", "taylor"):
+            seconds, made = row[kind]["seconds"], row[kind]["memory"]
+            fast += row[kind]["theirs / ours"] >= AIM
+            times = [f"{1e3 * seconds[who]:.1f}" for who in ("ours", "theirs", "reading")]
+            ratios = [f"{row[kind][ratio]:.1f}" for ratio in ("theirs / ours", "ours / reading")]
+            copies = " / ".join(f"{made[who]['copied'] / 1e6:.1f}" for who in ("ours", "theirs"))
+            rows.append([f"{row['model']}, {kind}", *times, *ratios, copies, f"{row['weights'] / 1e6:.1f}"])
+    head = ["scores of all groups", "ms, ours", "ms, theirs", "ms, reading once", "theirs / ours", "ours / reading once"]
+    head += ["MB of results made, ours / theirs", "MB of weights"]
+    where = caption(found["machine"], f"Torch-Pruning {found['torch-pruning']}, CPU time, second smallest of runs in turn.")
+    aim = f"At least {AIM} times as fast in {fast} of {len(rows)} rows."
+    pages = {"torch-pruning scores": f"{table(head, rows)}\n\n{aim} {where}"}
+    who = ("theirs", "theirs with our scores", "ours")
+    rows = [
+        [
+            row["model"],
+            *(f"{1e3 * row['seconds'][one]:.0f}" for one in who),
+            " / ".join(f"{row['copied'][one] / 1e6:.1f}" for one in who),
+        ]
+        for row in found["steps"]
+    ]
+    head = ["a step, half of each group", *(f"ms, {one}" for one in who), "MB copied: theirs / with our scores / ours"]
+    pages["torch-pruning steps"] = table(head, rows)
+    by, same = found["activations"], found["activations"]["same channels as ours"]
+    rows = [
+        [LABELS[way], cost["lines"], f"{cost['beyond the forward passes']:.2f}", f"{same[way]:.0%}" if way in same else ""]
+        for way, cost in by["ways"].items()
+    ]
+    head = ["way", "lines, beside import and pruner", f"CPU s beyond the forward passes ({by['forward seconds']:.2f})"]
+    pages["torch-pruning activations"] = table([*head, "same channels as ours"], rows)
+    return pages
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small models and one run each")
     parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--page", type=Path, help="put the tables between its markers")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     repeats = 1 if options.quick else 5
-    found: dict[str, Any] = {"machine": machine(), "torch-pruning": version("torch-pruning"), "weights": [], "steps": []}
+    found: dict[str, Any] = {"machine": where_and_when(), "torch-pruning": version("torch-pruning"), "weights": [], "steps": []}
     for name, (make, example) in models(options.quick).items():
         found["weights"].append(weights(name, make().eval(), example, repeats))
         found["steps"].append(steps(name, make, example, repeats))
-        ratios = {kind: round(found["weights"][-1][kind]["theirs / ours"], 1) for kind in ("magnitude", "taylor")}
-        print(name, "scores, theirs / ours:", ratios, "step:", found["steps"][-1], flush=True)
     side = 32 if options.quick else 64
     loader = [(torch.rand(8, 3, side, side), torch.arange(8) % 4) for _ in range(2 if options.quick else 8)]
     found["activations"] = activations(resnet50(), loader, 1 if options.quick else 3)
-    print(json.dumps(found["activations"], indent=1))
+    text = options.page.read_text() if options.page else ""
+    for marker, part in tables(found).items():
+        print(part, end="\n\n")
+        text = between(text, marker, part) if options.page else ""
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.page:
+        options.page.write_text(text)
 
 
 if __name__ == "__main__":

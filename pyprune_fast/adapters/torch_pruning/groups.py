@@ -9,7 +9,7 @@ Nothing here imports Torch-Pruning: what is read are the attributes that its gro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,19 +34,20 @@ class Entry(NamedTuple):
     channels: Positions | None
 
 
-def read(group: Any) -> Iterator[Entry]:
-    """Lists the layers of a group, without those that stand for no single channel of its root (keys that queries share)."""
+def read(group: Any, wanted: Callable[[Any], bool]) -> Iterator[Entry]:
+    """Lists the wanted layers of a group, without those that stand for no single channel of its root (keys queries share)."""
     first = group[0]
     base = _roots(first) or first[1]
-    whole = _array(base)
-    count = len(whole)
-    full = bool((whole == np.arange(count)).all())
+    full = base == list(range(len(base)))
     for item in group:
-        dependency, idxs, roots = item[0], item[1], _roots(item) or base
+        dependency = item[0]
+        if not wanted(dependency.target.module):  # most items stand for operations; looking at their lists takes time
+            continue
+        idxs, roots = item[1], _roots(item) or base
         # Lists are compared, which costs less than making arrays of them: most are those of the root.
         if len(roots) != len(idxs) or (roots is not base and roots != base and None in roots):
             continue
-        places = None if roots is base or roots == base else _places(_array(roots), whole, full)
+        places = None if roots is base or roots == base else _places(_array(roots), None if full else _array(base))
         positions = None if full and (idxs is base or idxs == base) else _array(idxs)
         yield Entry(dependency.target.module, is_out(dependency.handler), positions, places)
 
@@ -64,9 +65,9 @@ def _array(idxs: Any) -> Positions:
     return np.asarray(idxs, dtype=np.int64)
 
 
-def _places(roots: Positions, whole: Positions, full: bool) -> Positions:
-    """Where the channels stand in the root's list: a part of a group is numbered anew."""
-    if full:
+def _places(roots: Positions, whole: Positions | None) -> Positions:
+    """Where the channels stand in the root's list, None if that is 0..N-1: a part of a group is numbered anew."""
+    if whole is None:
         return roots
     order = whole.argsort(kind="stable")
     places: Positions = order[np.searchsorted(whole[order], roots)]

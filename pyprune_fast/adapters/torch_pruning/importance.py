@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class GroupImportance(ABC):
             RuntimeError: a group from before the last cut, or scores that the model has outgrown.
             ValueError: scores that are not finite or not >= 0, as of a layer with NaN weights.
         """
-        entries = list(read(group))
+        entries = list(read(group, self._may_score))
         self._begin(group, entries)
         count = len(group[0][1])
         total: Tensor | None = None
@@ -89,6 +90,10 @@ class GroupImportance(ABC):
     def _begin(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (not every importance has something to do)
         """Called before a group is scored."""
 
+    def _may_score(self, module: Any) -> bool:
+        """Whether a layer may have scores; others are not looked at."""
+        return True
+
     @abstractmethod
     def _vectors(self, entry: Entry) -> Sequence[Tensor]:
         """Scores of all positions on that side of a layer, (positions,) float32, one vector or several; none: it has none."""
@@ -105,14 +110,13 @@ class GroupImportance(ABC):
         return vector[:count] if entry.positions is None else vector[torch.from_numpy(entry.positions).to(vector.device)]
 
     def _add(self, total: Tensor, entry: Entry, values: Tensor) -> None:
-        if entry.channels is None:
-            index = torch.arange(len(values), device=total.device)
-        else:
-            index = torch.from_numpy(entry.channels).to(total.device)
+        if entry.channels is None and self.group_reduction not in ("max", "prod"):
+            total += values
+            return
+        channels = torch.arange(len(values)) if entry.channels is None else torch.from_numpy(entry.channels)
+        index = channels.to(total.device)
         if self.group_reduction in ("max", "prod"):
             total.scatter_reduce_(0, index, values, {"max": "amax", "prod": "prod"}[self.group_reduction])
-        elif entry.channels is None:
-            total += values
         else:
             total.index_add_(0, index, values)
 
@@ -150,7 +154,11 @@ def strict(scores: Tensor) -> Tensor:
         >>> strict(torch.tensor([0.0, 2.0, 0.0])).argsort()
         tensor([0, 2, 1])
     """
-    ordered, order = scores.float().clamp(min=TINY).sort(stable=True)
+    scores = scores.float().clamp(min=TINY)
+    ascending = np.sort(scores.cpu().numpy())
+    if bool((ascending[1:] > ascending[:-1]).all()):  # as a rule
+        return scores
+    ordered, order = scores.sort(stable=True)
     # The bits of floats > 0 are in the floats' order: as integers they are made to grow by one at least.
     steps = torch.arange(len(ordered), dtype=torch.int32, device=ordered.device)
     bits = (ordered.view(torch.int32) - steps).cummax(0).values + steps

@@ -128,7 +128,7 @@ class ScoresImportance(GroupImportance):
             self._histories += known
         channels = np.asarray(group[0][1], np.int64)
         root = (graph._module2name[group[0][0].target.module], is_out(group[0][0].handler))
-        known[0].groups[root] = [_part(entry, channels) for entry in entries if entry.out and entry.module in self._rows]
+        known[0].groups[root] = [_part(entry, channels) for entry in entries if entry.out]
 
     def _follow(self, history: _History) -> None:
         """Takes away the scores of the channels that went since the history was last read."""
@@ -149,8 +149,11 @@ class ScoresImportance(GroupImportance):
             stays[torch.from_numpy(np.concatenate(positions))] = False
             self._rows[layer] = row._replace(scores=row.scores[stays])
 
+    def _may_score(self, module: Any) -> bool:
+        return isinstance(module, nn.Module) and module in self._rows
+
     def _vectors(self, entry: Entry) -> list[Tensor]:
-        row = self._rows.get(entry.module) if entry.out and isinstance(entry.module, nn.Module) else None
+        row = self._rows.get(entry.module) if entry.out else None
         if row is None:
             return []
         if len(row.scores) != (channels := _channels(entry.module)):

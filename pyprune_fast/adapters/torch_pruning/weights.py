@@ -74,10 +74,13 @@ class WeightImportance(GroupImportance):
             self._sums.clear()
         self._scored.add(root)
 
+    def _may_score(self, module: Any) -> bool:
+        return isinstance(module, self.target_types)
+
     def _vectors(self, entry: Entry) -> list[Tensor]:
         layer, weight = entry.module, getattr(entry.module, "weight", None)
         depthwise = isinstance(layer, _CONVOLUTIONS) and 1 < layer.groups == layer.out_channels
-        if weight is None or depthwise or not isinstance(layer, self.target_types):
+        if weight is None or depthwise:
             return []
         vectors = []
         if self._counts(weight) and isinstance(layer, _CONVOLUTIONS | nn.Linear):
@@ -90,7 +93,10 @@ class WeightImportance(GroupImportance):
         return vectors
 
     def _single(self, tensor: Tensor) -> Tensor:
-        return ops.norms(tensor, self._power, self._factor(tensor))[0]
+        terms, factor = tensor.float(), self._factor(tensor)
+        if factor is not None:
+            terms = terms * factor.float()
+        return terms.abs() if self._power == 1 else terms.square()
 
     def _side(self, layer: Any, out: bool) -> Tensor:
         weight, factor = layer.weight, self._factor(layer.weight)
@@ -193,7 +199,7 @@ class TaylorImportance(WeightImportance):
 
     def _begin(self, group: Any, entries: Sequence[Entry]) -> None:
         super()._begin(group, entries)
-        layers = [entry.module for entry in entries if isinstance(entry.module, self.target_types)]
+        layers = [entry.module for entry in entries]
         if layers and all(layer.weight is None or layer.weight.grad is None for layer in layers):
             root = group[0][0].target.module
             raise RuntimeError(
