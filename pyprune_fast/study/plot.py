@@ -1,9 +1,10 @@
-"""A study's rows as a picture: a panel for each target, a line for each criterion, after the cut and fine-tuned."""
+"""A study's rows as a picture: for each target a panel after the cut and one fine-tuned, a line for each criterion."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 from pyprune_fast.report.table import measure_name
@@ -11,9 +12,8 @@ from pyprune_fast.report.table import measure_name
 from .paired import interval
 from .tables import Rows
 
-# Readable on white and on black; blue and orange are told apart by colour-blind readers, and the marks differ too.
-SIDES = {"cut": ("#e08214", "o", "white"), "last": ("#2b83ba", "D", "#2b83ba")}
-NAMES = {"cut": "after the cut", "last": "fine-tuned"}
+# Told apart by colour-blind readers, and the marks differ too.
+SIDES = {"cut": ("after the cut", "#d55e00", "o"), "last": ("fine-tuned", "#0072b2", "D")}
 GREY = "#7b8794"
 FORMS = (".svg", ".png", ".pdf")
 
@@ -44,26 +44,20 @@ def plot(rows: Rows, file: Path) -> None:
     order = _by_mean(points)
     first = next(iter(rows.values()))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pyprune_fast", "text.parse_math": False}):
-        figure = Figure(figsize=(1.6 + 2.8 * len(targets), 1.4 + 0.26 * len(order)), layout="constrained")
-        panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
-        for panel, remove in zip(panels, targets, strict=True):
-            for side, (colour, mark, face) in SIDES.items():
-                found = [
-                    (y, *interval(points[remove, side, name])) for y, name in enumerate(order) if points[remove, side, name]
-                ]
-                halves = [0.0 if math.isnan(half) else half for _, _, half in found]
-                means, places = [mean for _, mean, _ in found], [y for y, _, _ in found]
-                panel.errorbar(
-                    means, places, xerr=halves, label=NAMES[side], color=colour, marker=mark, mfc=face, linestyle="", capsize=2
-                )
-            panel.axvline(100 * first["dense"], color=GREY, linestyle="--", linewidth=1, label="dense")
-            panel.set(
-                title=f"-{100 * remove:g} % {measure_name(first['measure'])}", xlabel="accuracy, %", yticks=range(len(order))
-            )
-            panel.set_yticklabels(order)
+        size = (1.4 + 2.2 * len(SIDES) * len(targets), 1.2 + 0.26 * len(order))
+        figure = Figure(figsize=size, layout="constrained", facecolor="white")
+        panels = figure.subplots(1, len(SIDES) * len(targets), sharey=True, squeeze=False)[0]
+        for panel, (remove, side) in zip(panels, product(targets, SIDES), strict=True):
+            name, colour, mark = SIDES[side]
+            found = [(y, *interval(points[remove, side, one])) for y, one in enumerate(order) if points[remove, side, one]]
+            halves = [0.0 if math.isnan(half) else half for _, _, half in found]
+            means, places = [mean for _, mean, _ in found], [y for y, _, _ in found]
+            panel.errorbar(means, places, xerr=halves, color=colour, marker=mark, markersize=5, linestyle="", capsize=2)
+            panel.axvline(100 * first["dense"], color=GREY, linestyle="--", linewidth=1)
+            panel.set_title(f"-{100 * remove:g} % {measure_name(first['measure'])}, {name}", fontsize=10)
+            panel.set(yticks=range(len(order)), yticklabels=order)
             panel.grid(axis="y", color=GREY, alpha=0.25)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.supxlabel("accuracy, %; dashed: the dense network", fontsize=10)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
