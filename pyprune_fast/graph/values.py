@@ -76,6 +76,10 @@ def _softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor | None:
     return _like(x) if x.is_meta and dtype is None else None
 
 
+def _in_place(x: Tensor) -> Tensor | None:
+    return x if x.is_meta and x.dtype.is_floating_point else None
+
+
 def _like(x: Tensor) -> Tensor:
     return x.new_empty_strided(x.shape, x.stride())
 
@@ -85,6 +89,8 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_layer_norm.default: _layer_norm,
     torch.ops.aten.addmm.default: _addmm,
     torch.ops.aten.gelu.default: _elementwise,
+    torch.ops.aten.relu.default: _elementwise,
+    torch.ops.aten.relu_.default: _in_place,
     torch.ops.aten.add.Tensor: _elementwise,
     torch.ops.aten.mul.Scalar: _elementwise,
     torch.ops.aten._safe_softmax.default: _softmax,
