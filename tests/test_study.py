@@ -256,7 +256,7 @@ def test_the_command_shows_rows_without_running(calm: Path, tmp_path: Path, caps
     assert len(table.splitlines()) == 7
     assert [line.split(",")[0] for line in comparison.splitlines()] == ["target", "-80 %", "-93 %", "all"]
     svg = picture.read_text()
-    assert all(f">{name}<" in svg for name in ("fisher", "l1", "random", "dense"))
+    assert all(f">{text}<" in svg for text in ("fisher", "l1", "random", "-80 % MACs, after the cut", "-93 % MACs, fine-tuned"))
     plot(dict(zip(load_study(TOY).wanted(), read(calm), strict=True)), tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == svg
     with pytest.raises(ValueError, match=r"wanted rows, and a file \.svg"):

@@ -16,6 +16,7 @@ End to end: half of every group's channels, by `slicing.py`'s machinery, beside 
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -140,6 +141,7 @@ def second_smallest(runs: Mapping[str, Callable[[], Row]], repeats: int, of: Cal
     found: dict[str, list[Row]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            gc.collect()  # no run pays for what others left
             found[name].append(run())
     return {name: sorted(rows, key=of)[min(1, repeats - 1)] for name, rows in found.items()}
 
