@@ -236,10 +236,13 @@ def test_failing_merge_is_refused(make: Make) -> None:
     other = ChannelInformation(LEVELS) if name != "ChannelInformation" else AuraEntropy(LEVELS)
     configured = copy.deepcopy(used)
     configured.correction = "plug-in" if used.correction == "miller-madow" else "miller-madow"
+    without = copy.deepcopy(used).reset()
+    without.levels = None
     for bad, error, text in (
         (other, TypeError, f"^merge: wanted {name}, got {type(other).__name__}$"),
         (configured, ValueError, "^merge: wanted the same configuration .*correction"),
         (used.with_levels(Levels(LEVELS.edges + 1)), ValueError, "^merge: wanted the same levels, got other edges$"),
+        (without, ValueError, "^merge: wanted the same levels, got other edges$"),
     ):
         with pytest.raises(error, match=text):
             used.merge(make(), bad)
@@ -254,6 +257,8 @@ def test_nan_is_refused_when_read(make: Make) -> None:
     for estimator in (used, make().merge(used), make().load_state_dict(used.state_dict())):
         with pytest.raises(ValueError, match=rf"^{type(used).__name__}: x: .*NaN at 2 sites, in channels 2$"):
             estimator.compute()
+    with pytest.raises(ValueError, match=r"NaN at 4 sites, in channels 2$"):
+        used.merge(copy.deepcopy(used)).compute()
 
 
 @every

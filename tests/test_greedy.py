@@ -231,3 +231,12 @@ def test_score_model_ranks_by_an_order() -> None:
             live = (pairs.histograms.sum(1) > 0).sum(1) > 1
             ranks = order_scores(pairs.channel_order())
             assert torch.equal(values, ranks.where(live, 0.0))
+
+
+@pytest.mark.parametrize("order", ["mrmr", "cmim", "jmi"])
+def test_a_level_that_occurs_once_is_no_constant(order: Any) -> None:
+    once = torch.zeros(8)
+    once[3] = 1
+    x = torch.stack([torch.zeros(8), once, torch.tensor([0.0, 1.0] * 4)], 1)
+    pairs = PairInformation(Levels.uniform(0, 1, count=2, channels=3), num_classes=2, order=order).update(x, once.long())
+    assert pairs.compute().tolist() == pytest.approx([0, 1, 2 / 3])

@@ -124,6 +124,7 @@ def test_result_by_plain_sums(criterion: LabelInformation, workspace: int, monke
     assert close(result.std, null.std(1))
     assert torch.equal(result.p, (1 + (null >= result.score[:, None]).sum(1)).double() / 6)
     assert torch.allclose(result.z, (result.score - null.mean(1)) / null.std(1), rtol=1e-9)
+    assert torch.equal(test.result(permutations=5, seed=0).score, result.score)  # other permutations, the same score
 
 
 def test_blocks_are_of_like_sizes_and_of_whole_images() -> None:
