@@ -1,6 +1,6 @@
 """The laboratory: every method on every network at every target with every seed, with equal fine-tuning.
 
-    PYTHONPATH=bench OMP_NUM_THREADS=1 python bench/studies/quality/laboratory.py [--networks ...] [--methods ...] [--seeds ...]
+    PYTHONPATH=bench/studies OMP_NUM_THREADS=1 python bench/studies/quality/laboratory.py [--networks ...] [--methods ...]
 
 Rows of JSON are added to bench/results/quality.jsonl, and what is there already is not run again: an interrupted run goes on.
 Without other arguments the tables in docs/quality.md are written anew from that file.
