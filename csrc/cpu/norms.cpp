@@ -12,9 +12,9 @@
 namespace ppf::cpu {
 namespace {
 
-constexpr int64_t kRows = 64;       // of a block
-constexpr int64_t kEntries = 4096;  // of a block: its position sums stay in the first-level cache
-constexpr int64_t kColumns = 256;   // added up together
+constexpr int64_t kRows = 64;         // of a block
+constexpr int64_t kEntries = 8192;    // of a block: its position sums stay in the second-level cache
+constexpr int64_t kPositions = 1024;  // added up together
 
 enum class Inner { in_order, channels_last };
 
@@ -82,17 +82,23 @@ void norms(const TensorView& x, int power, const std::optional<TensorView>& fact
     rows.as<float>()[o] = static_cast<float>(sum);
   }
   const int64_t column_step = inner == Inner::in_order ? K : 1, step = inner == Inner::in_order ? 1 : I;
-  parallel_for((I + kColumns - 1) / kColumns, threads, [&](int64_t task) {
-    const int64_t first = task * kColumns, count = std::min(kColumns, I - first);
-    double sum[kColumns] = {};
-    for (int64_t block = 0; block < row_blocks; ++block) {
-      for (int64_t k = 0; k < K; ++k) {
-        const float* sums = position_sums.data() + block * M + first * column_step + k * step;
-        for (int64_t i = 0; i < count; ++i) sum[i] += sums[i * column_step];
-      }
+  const auto add_columns = [&](const auto* sums) {
+    for (int64_t i = 0; i < I; ++i) {
+      double sum = 0;
+      for (int64_t k = 0; k < K; ++k) sum += sums[i * column_step + k * step];
+      columns.as<float>()[i] = static_cast<float>(sum);
     }
-    for (int64_t i = 0; i < count; ++i) columns.as<float>()[first + i] = static_cast<float>(sum[i]);
+  };
+  if (row_blocks == 1) return add_columns(position_sums.data());
+  std::vector<double> totals(M, 0.0);
+  parallel_for((M + kPositions - 1) / kPositions, threads, [&](int64_t task) {
+    const int64_t first = task * kPositions, last = std::min(M, first + kPositions);
+    for (int64_t block = 0; block < row_blocks; ++block) {
+      const float* sums = position_sums.data() + block * M;
+      for (int64_t m = first; m < last; ++m) totals[m] += sums[m];
+    }
   });
+  add_columns(totals.data());
 }
 
 }  // namespace ppf::cpu

@@ -39,58 +39,46 @@ inline float norm_term(const T* x, const T* factor, int64_t i) {
   return kPower == 1 ? __builtin_fabsf(value) : value * value;
 }
 
-// Adds the terms of up to kSide rows to the sums of their positions, and leaves each row's own sum.
-template <int kSide, int kPower, bool kFactor, class T>
-void norm_rows(const T* __restrict x, const T* __restrict factor, int64_t row_stride, int64_t entries,
-               double* __restrict row_sums, float* __restrict position_sums) {
-  constexpr int kParts = kLanes / kWide;
-  Wide lane[kSide][kParts] = {};
+// Adds a row's terms to the sums of their positions, and returns the row's own sum. Rows that follow each other in
+// memory are read as one stream: nothing is faster, but memory has to be told of it, kAhead bytes in advance.
+template <int kPower, bool kFactor, class T>
+double norm_row(const T* __restrict x, const T* __restrict factor, int64_t entries, float* __restrict position_sums) {
+  constexpr int kParts = kLanes / kWide, kAhead = 8192 / sizeof(T);
+  constexpr int64_t kTerms = 128 * kLanes;  // added up in single precision
+  double sum = 0;
   int64_t m = 0;
-  for (; m + kLanes <= entries; m += kLanes) {
+  while (m + kLanes <= entries) {
+    Wide lane[kParts] = {};
+    for (const int64_t end = std::min(entries, m + kTerms); m + kLanes <= end; m += kLanes) {
+      __builtin_prefetch(x + m + kAhead, 0, 0);
+      if constexpr (kFactor) __builtin_prefetch(factor + m + kAhead, 0, 0);
 #pragma GCC unroll 4
-    for (int p = 0; p < kParts; ++p) {
-      Wide position, sum = {};
-#pragma GCC unroll 4
-      for (int r = 0; r < kSide; ++r) {
-        const int64_t at = r * row_stride + m + p * kWide;
-        // Rows that follow are too far for the machine to guess; with a factor it waits for memory in any case.
-        if constexpr (!kFactor) __builtin_prefetch(x + at + kSide * row_stride);
-        Wide terms;
+      for (int p = 0; p < kParts; ++p) {
+        const int64_t at = m + p * kWide;
+        Wide terms, position;
         norm_terms<kPower, kFactor>(x + at, kFactor ? factor + at : factor, terms);
-        lane[r][p] += terms;
-        sum += terms;
+        lane[p] += terms;
+        load_wide(position_sums + at, position);
+        position += terms;
+        __builtin_memcpy(position_sums + at, &position, sizeof position);
       }
-      load_wide(position_sums + m + p * kWide, position);
-      position += sum;
-      __builtin_memcpy(position_sums + m + p * kWide, &position, sizeof position);
     }
+    for (int l = 0; l < kLanes; ++l) sum += lane[l / kWide][l % kWide];
   }
-  for (int r = 0; r < kSide; ++r) {
-    double row = 0;
-    for (int l = 0; l < kLanes; ++l) row += lane[r][l / kWide][l % kWide];
-    for (int64_t i = m; i < entries; ++i) {
-      const float term = norm_term<kPower, kFactor>(x + r * row_stride, factor + (kFactor ? r * row_stride : 0), i);
-      row += term;
-      position_sums[i] += term;
-    }
-    row_sums[r] = row;
+  for (; m < entries; ++m) {
+    const float term = norm_term<kPower, kFactor>(x, factor, m);
+    sum += term;
+    position_sums[m] += term;
   }
+  return sum;
 }
 
 template <int kPower, bool kFactor, class T>
 void norms(const T* x, const T* factor, int64_t row_stride, int64_t rows, int64_t entries, double* row_sums,
            float* position_sums) {
-  constexpr int kSide = 4;
-  int64_t r = 0;
-  for (; r + kSide <= rows; r += kSide) {
+  for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * row_stride;
-    norm_rows<kSide, kPower, kFactor>(x + at, kFactor ? factor + at : factor, row_stride, entries, row_sums + r,
-                                      position_sums);
-  }
-  for (; r < rows; ++r) {
-    const int64_t at = r * row_stride;
-    norm_rows<1, kPower, kFactor>(x + at, kFactor ? factor + at : factor, row_stride, entries, row_sums + r,
-                                  position_sums);
+    row_sums[r] = norm_row<kPower, kFactor>(x + at, kFactor ? factor + at : factor, entries, position_sums);
   }
 }
 

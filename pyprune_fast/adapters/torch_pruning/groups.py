@@ -45,9 +45,10 @@ def read(group: Any, wanted: Callable[[Any], bool]) -> Iterator[Entry]:
             continue
         idxs, roots = item[1], _roots(item) or base
         # Lists are compared, which costs less than making arrays of them: most are those of the root.
-        if len(roots) != len(idxs) or (roots is not base and roots != base and None in roots):
+        same = roots is base or roots == base
+        if len(roots) != len(idxs) or (not same and None in roots):
             continue
-        places = None if roots is base or roots == base else _places(_array(roots), None if full else _array(base))
+        places = None if same else _places(_array(roots), None if full else _array(base))
         positions = None if full and (idxs is base or idxs == base) else _array(idxs)
         yield Entry(dependency.target.module, is_out(dependency.handler), positions, places)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyprune_fast._checks import check_choice, describe
 
-from .groups import Entry, read
+from .groups import Entry, Positions, read
 
 Reduction = Literal["mean", "sum", "max", "prod", "first", "gate"]
 Normalizer = Literal["mean", "sum", "max", "standarization"] | Callable[[Tensor], Tensor] | None
@@ -68,28 +68,20 @@ class GroupImportance(ABC):
         entries = list(read(group, self._may_score))
         self._begin(group, entries)
         count = len(group[0][1])
-        total: Tensor | None = None
-        number = 0
-        for entry in entries:
-            for vector in self._vectors(entry):
-                if total is not None and self.group_reduction == "first":
-                    continue
-                values = self._values(entry, vector, count)
-                if total is None or self.group_reduction == "gate":
-                    start = {"max": -torch.inf, "prod": 1.0}.get(self.group_reduction, 0.0)
-                    total = torch.full((count,), start, dtype=torch.float32, device=values.device)
-                self._add(total, entry, values.to(total))
-                number += 1
-        if total is None:
+        found = [(entry.channels, self._values(entry, vector, count)) for entry in entries for vector in self._vectors(entry)]
+        if not found:
+            self._without_scores(group, entries)
             return None
-        total = total / number if self.group_reduction == "mean" else total.clamp_(min=0)
-        scores = self._normalized(total)
+        scores = self._normalized(self._reduced(found, count))
         if ch_groups > 1:
             scores = scores.view(ch_groups, -1).mean(0).repeat(ch_groups)
-        return strict(scores)
+        return strict(type(self).__name__, scores)
 
     def _begin(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (not every importance has something to do)
         """Called before a group is scored."""
+
+    def _without_scores(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (as a rule that is no fault)
+        """Called where no layer of a group has scores."""
 
     def _may_score(self, module: Any) -> bool:
         """Whether a layer may have scores; others are not looked at."""
@@ -101,25 +93,34 @@ class GroupImportance(ABC):
 
     def _values(self, entry: Entry, vector: Tensor, count: int) -> Tensor:
         """The scores of the entry's positions, (M,)."""
+        there = vector.shape[0]
         last = count - 1 if entry.positions is None else int(entry.positions.max(initial=-1))
-        if last >= len(vector):
+        if last >= there:
             raise RuntimeError(
-                f"{type(self).__name__}: group: wanted positions below {len(vector)}, all that the "
+                f"{type(self).__name__}: group: wanted positions below {there}, all that the "
                 f"{describe_module(entry.module)} has, got {last}: a group from before the last cut (a pruner's "
                 "update_regularizer() makes them anew), or one that Torch-Pruning misread"
             )
-        return vector[:count] if entry.positions is None else vector[torch.from_numpy(entry.positions).to(vector.device)]
+        if entry.positions is not None:
+            return vector[torch.from_numpy(entry.positions).to(vector.device)]
+        return vector if count == there else vector[:count]
 
-    def _add(self, total: Tensor, entry: Entry, values: Tensor) -> None:
-        if entry.channels is None and self.group_reduction not in ("max", "prod"):
-            total += values
-            return
-        channels = torch.arange(len(values)) if entry.channels is None else torch.from_numpy(entry.channels)
-        index = channels.to(total.device)
-        if self.group_reduction in ("max", "prod"):
-            total.scatter_reduce_(0, index, values, {"max": "amax", "prod": "prod"}[self.group_reduction])
-        else:
-            total.index_add_(0, index, values)
+    def _reduced(self, found: Sequence[tuple[Positions | None, Tensor]], count: int) -> Tensor:
+        """The layers' scores of each channel made one, (N,): (M,) of them, with the channels they are of."""
+        chosen = {"first": found[:1], "gate": found[-1:]}.get(self.group_reduction, found)
+        start = {"max": -torch.inf, "prod": 1.0}.get(self.group_reduction, 0.0)
+        total = torch.full((count,), start, dtype=torch.float32, device=chosen[0][1].device)
+        for places, values in chosen:
+            if places is None and start == 0:
+                total += values.to(total)
+                continue
+            index = torch.arange(count) if places is None else torch.from_numpy(places)
+            if start == 0:
+                total.index_add_(0, index.to(total.device), values.to(total))
+            else:
+                how = "amax" if self.group_reduction == "max" else "prod"
+                total.scatter_reduce_(0, index.to(total.device), values.to(total), how)
+        return total / len(found) if self.group_reduction == "mean" else total.clamp(min=0)
 
     def _normalized(self, total: Tensor) -> Tensor:
         name = type(self).__name__
@@ -134,38 +135,43 @@ class GroupImportance(ABC):
             scores = (total - low) / (high - low).clamp(min=TINY)
         else:
             scores = total / _UNITS[self.normalizer](total).clamp(min=TINY)
-        if not bool((scores.isfinite() & (scores >= 0)).all()):
-            raise ValueError(f"{name}: scores: wanted finite ones >= 0, got {scores.aminmax()}")
         return scores
 
 
-def strict(scores: Tensor) -> Tensor:
+def strict(name: str, scores: Tensor) -> Tensor:
     """Scores with ties broken: equal ones are moved apart by the least that float32 can tell, in the order of the channels.
 
     Torch-Pruning's global ranking removes all that is equal to its threshold, and with it whole layers of dead channels.
 
     Args:
-        scores: (N,), finite, >= 0.
+        name: whose scores they are, for the error.
+        scores: (N,).
 
     Returns:
         (N,) float32, > 0, no two equal, in the same order.
 
+    Raises:
+        ValueError: scores that are not finite or not >= 0.
+
     Example:
-        >>> strict(torch.tensor([0.0, 2.0, 0.0])).argsort()
+        >>> strict("example", torch.tensor([0.0, 2.0, 0.0])).argsort()
         tensor([0, 2, 1])
     """
     # NumPy's sort costs a fraction of torch's on so few numbers.
-    scores = scores.detach().float().clamp(min=TINY)
+    scores = scores.detach().float()
     values = scores.cpu().numpy()
-    ascending = np.sort(values)
-    if bool((ascending[1:] > ascending[:-1]).all()):  # as a rule
+    ascending = np.sort(values)  # NaN last
+    if not (ascending[0] >= 0 and np.isfinite(ascending[-1])):
+        raise ValueError(f"{name}: scores: wanted finite ones >= 0, got {ascending[0]} to {ascending[-1]}")
+    if ascending[0] >= TINY and bool((ascending[1:] > ascending[:-1]).all()):  # as a rule
         return scores
-    # The bits of floats > 0 are in the floats' order: as integers they are made to grow by one at least.
-    steps = np.arange(len(values), dtype=np.int32)
-    bits = np.maximum.accumulate(ascending.view(np.int32) - steps) + steps
-    apart = np.empty_like(values)
-    apart[np.argsort(values, kind="stable")] = bits.view(np.float32)
-    return torch.from_numpy(apart).to(scores.device)
+    # The bits of floats > 0 are in the floats' order: as integers they are made to grow by one at least. With the channel
+    # below them they sort as a stable argsort does, sooner.
+    channels = np.arange(len(values))
+    keys = np.sort(values.clip(min=TINY).view(np.int32).astype(np.int64) << 32 | channels)
+    apart = np.empty(len(values), np.int32)
+    apart[keys & 0xFFFFFFFF] = np.maximum.accumulate((keys >> 32) - channels) + channels
+    return torch.from_numpy(apart.view(np.float32)).to(scores.device)
 
 
 def describe_module(module: Any) -> str:

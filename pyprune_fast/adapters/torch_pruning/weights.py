@@ -28,7 +28,7 @@ class _Sums(NamedTuple):
     """Sums over a layer's weight, and of which weight they are: the very object, with what was written to it since."""
 
     weight: weakref.ref[Tensor]
-    versions: tuple[int, ...]
+    versions: tuple[int, int]  # of the weight, and of its factor
     outputs: Tensor  # (out,)
     inputs: Tensor  # (in,)
 
@@ -79,13 +79,15 @@ class WeightImportance(GroupImportance):
 
     def _vectors(self, entry: Entry) -> list[Tensor]:
         layer, weight = entry.module, getattr(entry.module, "weight", None)
-        depthwise = isinstance(layer, _CONVOLUTIONS) and 1 < layer.groups == layer.out_channels
-        if weight is None or depthwise:
+        if weight is None:
             return []
         vectors = []
-        if self._counts(weight) and isinstance(layer, _CONVOLUTIONS | nn.Linear):
-            vectors.append(self._side(layer, entry.out))
-        elif self._counts(weight) and isinstance(layer, _NORMS) and weight.ndim == 1:
+        if isinstance(layer, _CONVOLUTIONS | nn.Linear):
+            if isinstance(layer, _CONVOLUTIONS) and 1 < layer.groups == layer.out_channels:  # depthwise
+                return []
+            if self._counts(weight):
+                vectors.append(self._side(layer, weight, entry.out))
+        elif isinstance(layer, _NORMS) and weight.ndim == 1 and self._counts(weight):
             vectors.append(self._single(weight))
         bias = getattr(layer, "bias", None) if self.bias and entry.out else None
         if bias is not None and bias.ndim == 1 and self._counts(bias):
@@ -98,9 +100,9 @@ class WeightImportance(GroupImportance):
             terms = terms * factor.float()
         return terms.abs() if self._power == 1 else terms.square()
 
-    def _side(self, layer: Any, out: bool) -> Tensor:
-        weight, factor = layer.weight, self._factor(layer.weight)
-        versions = tuple(x._version for x in (weight, factor) if x is not None)
+    def _side(self, layer: Any, weight: Tensor, out: bool) -> Tensor:
+        factor = self._factor(weight)
+        versions = (weight._version, -1 if factor is None else factor._version)
         sums = self._sums.get(layer)
         if sums is None or sums.weight() is not weight or sums.versions != versions:
             sums = _Sums(weakref.ref(weight), versions, *self._both(layer, weight, factor))
@@ -197,8 +199,7 @@ class TaylorImportance(WeightImportance):
     def _counts(self, tensor: Tensor) -> bool:
         return tensor.grad is not None
 
-    def _begin(self, group: Any, entries: Sequence[Entry]) -> None:
-        super()._begin(group, entries)
+    def _without_scores(self, group: Any, entries: Sequence[Entry]) -> None:
         layers = [entry.module for entry in entries]
         if layers and all(layer.weight is None or layer.weight.grad is None for layer in layers):
             root = group[0][0].target.module
