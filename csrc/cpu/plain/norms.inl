@@ -40,10 +40,10 @@ inline float norm_term(const T* x, const T* factor, int64_t i) {
 }
 
 // Adds a row's terms to the sums of their positions, and returns the row's own sum. Rows that follow each other in
-// memory are read as one stream: nothing is faster, but memory has to be told of it, kAhead bytes in advance.
+// memory are read as one stream: nothing is faster, but memory has to be told of it, kAhead entries in advance.
 template <int kPower, bool kFactor, class T>
 double norm_row(const T* __restrict x, const T* __restrict factor, int64_t entries, float* __restrict position_sums) {
-  constexpr int kParts = kLanes / kWide, kAhead = 8192 / sizeof(T);
+  constexpr int kParts = kLanes / kWide, kAhead = (kFactor ? 4096 : 8192) / sizeof(T);
   constexpr int64_t kTerms = 128 * kLanes;  // added up in single precision
   double sum = 0;
   int64_t m = 0;
