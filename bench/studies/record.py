@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyprune_fast.study import append, machine, read
+from pyprune_fast.study import append, interval, machine, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,17 +76,12 @@ def resume(
     return read(file)
 
 
-def spread(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean of 2 to 5 values, by Student's t; 0 for one."""
-    t = {1: 0.0, 2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
-    return t * statistics.stdev(values) / math.sqrt(len(values)) if t else 0.0
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and `spread`, such as 74.50 ± 0.31; one or two values as they are, of which an interval would say nothing."""
+def with_interval(values: Sequence[float]) -> str:
+    """Mean and half its 95 % interval, such as 74.50 ± 0.31; one or two values as they are: an interval would say nothing."""
     if len(values) < 3:
         return ", ".join(f"{value:.2f}" for value in values)
-    return f"{statistics.mean(values):.2f} ± {spread(values):.2f}"
+    mean, half = interval(values)
+    return f"{mean:.2f} ± {half:.2f}"
 
 
 def between(text: str, marker: str, table: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import ROOT, between, interval, resume, table
+from record import ROOT, between, resume, table, with_interval
 from tdmpc import Learner, Planner, Recipe, Replay, cached, returns, starts, tune
 from told import TIES, TOLD, Widths, entries
 from torch import Tensor, nn
@@ -241,7 +241,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
-    return " / ".join(interval([row[when] for row in rows]) for when in ("one_shot", "tuned")) if rows else ""
+    return " / ".join(with_interval([row[when] for row in rows]) for when in ("one_shot", "tuned")) if rows else ""
 
 
 def _cost(found: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]], name: str) -> str:

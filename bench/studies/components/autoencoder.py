@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import ROOT, between, interval, resume, table
+from record import ROOT, between, resume, table, with_interval
 from torch import Tensor, nn
 
 from pyprune_fast.baselines import score_taylor
@@ -227,7 +227,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
-    return f"{interval([r['one_shot'] for r in rows])} / {interval([r['tuned'] for r in rows])}"
+    return f"{with_interval([r['one_shot'] for r in rows])} / {with_interval([r['tuned'] for r in rows])}"
 
 
 def _cost(found: Mapping[tuple[str, float], Sequence[Mapping[str, Any]]], name: str, rhos: Sequence[float]) -> str:

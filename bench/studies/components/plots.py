@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from chart import INK, PALE, RESULTS, save
-from record import spread
 
-from pyprune_fast.study import read
+from pyprune_fast.study import interval, read
 
 COLOURS = {
     "uniform": "#9aa5b1", "global": "#e08a2e", "grid": "#5aa469", "gradient": "#2b6cb0", "straight-through": "#a05db0",
@@ -68,7 +67,7 @@ def _panel(axis: Any, rows: Sequence[Row], when: str) -> None:
         axis.errorbar(
             [rho + aside for rho in rhos],
             [statistics.mean(found[rho]) for rho in rhos],
-            [spread(found[rho]) if len(found[rho]) > 2 else 0.0 for rho in rhos],
+            [interval(found[rho])[1] if len(found[rho]) > 2 else 0.0 for rho in rhos],
             color=COLOURS[method], label=method, marker="o", markersize=3.5, linewidth=1.2, elinewidth=0.8, capsize=1.5,
         )  # fmt: skip
     axis.axhline(statistics.mean(row["dense"] for row in rows), color=INK, linewidth=0.8, linestyle=(0, (3, 2)), label="dense")
