@@ -53,7 +53,7 @@ def compare(rows: Rows, a: str, b: str, value: str = "last") -> Table:
         value: "cut", "last" or "best".
 
     Returns:
-        Head and lines; see `Difference` for the two p values and what they assume.
+        Head and lines; see `Difference` for the two p values, what they assume, and when there is none: an empty cell.
 
     Raises:
         ValueError: an unknown value, a criterion without rows, pairs of which one row is missing, or fewer than 2 seeds.
@@ -74,7 +74,7 @@ def compare(rows: Rows, a: str, b: str, value: str = "last") -> Table:
     lines: list[list[Cell]] = []
     for title, keys in parts.items():
         found = paired([sides[0][key] for key in keys], [sides[1][key] for key in keys])
-        lines.append([title, found.pairs, (found.mean, found.half), f"{found.t_test:.3g}", f"{found.signs:.3g}"])
+        lines.append([title, found.pairs, (found.mean, found.half), _probability(found.t_test), _probability(found.signs)])
     return ["target", "pairs", f"{a} less {b}, {value}, points", "p, paired t", "p, sign flips"], lines
 
 
@@ -103,6 +103,10 @@ def _percentages(row: Mapping[str, Any]) -> dict[str, float]:
         **{name: 100 * row[key]["pruned"] / row[key]["dense"] for key, name in COSTS.items()},
         **{f"latency left, batch {size}, %": 100 * pruned[size] / dense[size] for size in dense},
     }
+
+
+def _probability(p: float) -> str:
+    return "" if math.isnan(p) else f"{p:.3g}"
 
 
 def _parts(cell: tuple[float, float]) -> tuple[float | str, float | str]:
