@@ -114,12 +114,11 @@ class GroupImportance(ABC):
             if places is None and start == 0:
                 total += values.to(total)
                 continue
-            index = torch.arange(count) if places is None else torch.from_numpy(places)
+            index = (torch.arange(count) if places is None else torch.from_numpy(places)).to(total.device)
             if start == 0:
-                total.index_add_(0, index.to(total.device), values.to(total))
+                total.index_add_(0, index, values.to(total))
             else:
-                how = "amax" if self.group_reduction == "max" else "prod"
-                total.scatter_reduce_(0, index.to(total.device), values.to(total), how)
+                total.scatter_reduce_(0, index, values.to(total), "amax" if self.group_reduction == "max" else "prod")
         return total / len(found) if self.group_reduction == "mean" else total.clamp(min=0)
 
     def _normalized(self, total: Tensor) -> Tensor:
