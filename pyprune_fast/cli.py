@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     how = prune.add_argument_group("fine-tuning")
     how.add_argument("--steps", type=int, default=None, help=f"default 400, {QUICK_STEPS} with --quick")
     how.add_argument("--learning-rate", type=float, default=0.04, help="peak of a one-cycle schedule, SGD")
-    how.add_argument("--float32", action="store_true", help="never train in bfloat16, even where the CPU multiplies it in hardware")
+    how.add_argument("--float32", action="store_true", help="never train in bfloat16, even where the CPU is quick at it")
     how.add_argument("--seed", type=int, default=0, help="of torch and of the random criterion")
     prune.add_argument(
         "--out", type=Path, default=Path("pyprune-output"), metavar="DIR", help="for report.html, .md and .json, and plan.json"
