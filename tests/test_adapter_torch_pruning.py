@@ -109,10 +109,18 @@ def test_taylor_scores_are_those_of_torch_pruning(name):
             torch.testing.assert_close(ours(group), theirs(group), rtol=1e-4, atol=1e-12)
 
 
+def test_layers_without_weights_have_no_scores():
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6, elementwise_affine=False), nn.Linear(6, 2))
+    for importance in (MagnitudeImportance(target_types=[nn.LayerNorm]), TaylorImportance(target_types=[nn.LayerNorm])):
+        group = group_of(model, torch.rand(3, 4), model[0])
+        assert any(item[0].target.module is model[1] for item in group)
+        assert importance(group) is None
+
+
 def test_taylor_counts_batchnorms_and_wants_gradients():
     network, x = net("resnet18")
     group = group_of(network, x, network.stem[0][0])
-    with pytest.raises(RuntimeError, match=r"TaylorImportance: group of Conv2d.*: wanted gradients .* got None"):
+    with pytest.raises(RuntimeError, match=r"TaylorImportance: group of Conv2d.*: wanted gradients .* got none"):
         TaylorImportance()(group)
     network(x).square().sum().backward()
     norm = network.stem[0][1]

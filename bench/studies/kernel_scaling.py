@@ -36,7 +36,7 @@ Row = dict[str, Any]
 # --- measured ------------------------------------------------------------------------------------------------------------
 
 
-def best(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
+def clocked(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
     """CPU and wall seconds of a call that one in a hundred beats, within so many seconds, after one that warms up.
 
     Of a hundred thousand calls the very quickest may be a fault of the clock: it was seen to stand still.
@@ -83,7 +83,7 @@ def off_axes(kernel: str, count: int, seen: set[str], largest: tuple[int, float]
 def measured(kernel: str, axis: str, point: Point, seconds: float, threads: int = 1) -> Row:
     """A row of the results."""
     torch.set_num_threads(threads)
-    times = best(KERNELS[kernel].call(point), seconds)
+    times = clocked(KERNELS[kernel].call(point), seconds)
     torch.set_num_threads(1)
     terms = amounts(kernel, point | here())
     return {"kernel": kernel, "axis": axis, "point": point, "threads": threads, **times, "terms": terms}

@@ -70,7 +70,6 @@ class GroupImportance(ABC):
         count = len(group[0][1])
         found = [(entry.channels, self._values(entry, vector, count)) for entry in entries for vector in self._vectors(entry)]
         if not found:
-            self._without_scores(group, entries)
             return None
         scores = self._normalized(self._reduced(found, count))
         if ch_groups > 1:
@@ -79,9 +78,6 @@ class GroupImportance(ABC):
 
     def _begin(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (not every importance has something to do)
         """Called before a group is scored."""
-
-    def _without_scores(self, group: Any, entries: Sequence[Entry]) -> None:  # noqa: B027 (as a rule that is no fault)
-        """Called where no layer of a group has scores."""
 
     def _may_score(self, module: Any) -> bool:
         """Whether a layer may have scores; others are not looked at."""

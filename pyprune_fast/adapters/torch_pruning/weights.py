@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pyprune_fast import ops
-from pyprune_fast._checks import describe
 from pyprune_fast.scoring import by_output
 
 from .groups import Entry, is_out
@@ -199,11 +198,11 @@ class TaylorImportance(WeightImportance):
     def _counts(self, tensor: Tensor) -> bool:
         return tensor.grad is not None
 
-    def _without_scores(self, group: Any, entries: Sequence[Entry]) -> None:
-        layers = [entry.module for entry in entries]
-        if layers and all(layer.weight is None or layer.weight.grad is None for layer in layers):
-            root = group[0][0].target.module
+    def _begin(self, group: Any, entries: Sequence[Entry]) -> None:
+        weights = [weight for entry in entries if (weight := entry.module.weight) is not None]
+        if weights and all(weight.grad is None for weight in weights):
             raise RuntimeError(
-                f"TaylorImportance: group of {describe_module(root)}: wanted gradients of its weights, as loss.backward() "
-                f"leaves them, got {describe(layers[0].weight.grad)}"
+                f"TaylorImportance: group of {describe_module(group[0][0].target.module)}: wanted gradients of its weights, as "
+                "loss.backward() leaves them, got none"
             )
+        super()._begin(group, entries)
