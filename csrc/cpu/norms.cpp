@@ -83,11 +83,19 @@ void norms(const TensorView& x, int power, const std::optional<TensorView>& fact
   }
   const int64_t column_step = inner == Inner::in_order ? K : 1, step = inner == Inner::in_order ? 1 : I;
   const auto add_columns = [&](const auto* sums) {
-    for (int64_t i = 0; i < I; ++i) {
-      double sum = 0;
-      for (int64_t k = 0; k < K; ++k) sum += sums[i * column_step + k * step];
-      columns.as<float>()[i] = static_cast<float>(sum);
-    }
+    parallel_for((I + kPositions - 1) / kPositions, threads, [&](int64_t task) {
+      const int64_t first = task * kPositions, last = std::min(I, first + kPositions);
+      float* to = columns.as<float>();
+      if (K == 1) {
+        for (int64_t i = first; i < last; ++i) to[i] = static_cast<float>(sums[i]);
+        return;
+      }
+      for (int64_t i = first; i < last; ++i) {
+        double sum = 0;
+        for (int64_t k = 0; k < K; ++k) sum += sums[i * column_step + k * step];
+        to[i] = static_cast<float>(sum);
+      }
+    });
   };
   if (row_blocks == 1) return add_columns(position_sums.data());
   std::vector<double> totals(M, 0.0);
